@@ -1,0 +1,54 @@
+# Short names for what the scripts and CMake do. "make help" lists them.
+VENV ?= .venv
+JOBS ?= $(shell nproc)
+export VENV JOBS
+
+python := $(VENV)/bin/python
+# The default interpreter with the package built for it.
+with_package = PYTHONPATH=build/default/py/$$($(python) cmake/describe_python.py tag) $(python)
+
+c_files := $(wildcard include/*.h src/*.[ch] src/*/*.[ch] tests/c/*.[ch])
+
+.PHONY: help setup build demo check bench format lint docs clean
+
+help:
+	@echo 'make setup    install what is missing'
+	@echo 'make demo     build for the default interpreter and run examples/demo.py'
+	@echo 'make check    build for every interpreter found and run all tests'
+	@echo 'make bench    measure (bench/bench.py)'
+	@echo 'make format   format the C and Python sources'
+	@echo 'make lint     formatting, types and static analysis'
+	@echo 'make docs     check the links of the documentation'
+	@echo 'make clean    remove what was built'
+
+setup:
+	@scripts/setup.sh
+
+build: setup
+	@cmake --preset release -B build/default -DITR_TESTS=OFF -DITR_PYTHONS="$$(realpath -s $(python))" >/dev/null
+	@cmake --build build/default --parallel $(JOBS) -- --no-print-directory --quiet
+
+demo: build
+	$(with_package) examples/demo.py
+
+bench: build
+	$(with_package) bench/bench.py $(BENCH_ARGS)
+
+check: setup
+	@scripts/check.sh
+
+format:
+	@scripts/setup.sh --all
+	clang-format -i $(c_files)
+	$(VENV)/bin/ruff check --fix-only --quiet
+	$(VENV)/bin/ruff format
+
+lint:
+	@scripts/setup.sh --all
+	@scripts/lint.sh $(c_files)
+
+docs: setup
+	@$(python) scripts/check_links.py
+
+clean:
+	rm -rf build dist

@@ -1,0 +1,73 @@
+# C tests: each tests/c/test_*.c is an executable that runs twice, linked with the shim and with the shim preloaded.
+# Other .c files of that folder are helpers, compiled into each test. Python tests: pytest, once per interpreter.
+find_package(PkgConfig REQUIRED)
+pkg_check_modules(CMOCKA REQUIRED IMPORTED_TARGET cmocka)
+
+set(c_test_timeout 120)
+set(python_test_timeout 1200)
+
+# A sanitizer's runtime has to come before everything else that is preloaded.
+set(preload "$<TARGET_FILE:interruptible>")
+foreach(pair IN ITEMS address:libasan.so thread:libtsan.so)
+  string(REPLACE ":" ";" pair "${pair}")
+  list(GET pair 0 sanitizer)
+  list(GET pair 1 runtime)
+  if(ITR_SANITIZE MATCHES "${sanitizer}")
+    execute_process(
+      COMMAND ${CMAKE_C_COMPILER} -print-file-name=${runtime}
+      OUTPUT_VARIABLE runtime OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
+    cmake_path(ABSOLUTE_PATH runtime NORMALIZE)
+    string(PREPEND preload "${runtime}:")
+  endif()
+endforeach()
+if(APPLE)
+  set(preload_variable DYLD_INSERT_LIBRARIES)
+else()
+  set(preload_variable LD_PRELOAD)
+endif()
+set(sanitizer_environment
+    "ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1" "UBSAN_OPTIONS=print_stacktrace=1"
+    "TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1:suppressions=${PROJECT_SOURCE_DIR}/cmake/tsan.supp")
+
+file(GLOB test_sources CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/tests/c/test_*.c")
+file(GLOB test_helpers CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/tests/c/*.c")
+list(FILTER test_helpers EXCLUDE REGEX "/test_[^/]*\\.c$")
+
+function(itr_add_c_test source)
+  cmake_path(GET source STEM LAST_ONLY name)
+  add_executable(${name} "${source}" ${test_helpers})
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/tests")
+  target_link_libraries(
+    ${name} PRIVATE itr_options itr_unfortified interruptible PkgConfig::CMOCKA Threads::Threads ${CMAKE_DL_LIBS})
+  foreach(how IN ITEMS linked preloaded)
+    set(environment ${sanitizer_environment})
+    if(how STREQUAL preloaded)
+      list(APPEND environment "${preload_variable}=${preload}")
+    endif()
+    add_test(NAME c.${name}.${how} COMMAND ${name})
+    set_tests_properties(
+      c.${name}.${how} PROPERTIES
+      ENVIRONMENT "${environment}" TIMEOUT ${c_test_timeout} LABELS c)
+  endforeach()
+endfunction()
+
+foreach(source IN LISTS test_sources)
+  itr_add_c_test("${source}")
+endforeach()
+
+foreach(tag IN LISTS ITR_TAGS)
+  set(python "${ITR_PYTHON_${tag}}")
+  execute_process(COMMAND "${python}" -c "import pytest" RESULT_VARIABLE missing OUTPUT_QUIET ERROR_QUIET)
+  if(missing)
+    message(WARNING "${python} has no pytest: the Python tests of ${tag} are left out")
+    continue()
+  endif()
+  add_test(
+    NAME python.${tag}
+    COMMAND "${python}" -m pytest tests/python -p no:cacheprovider
+    WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}")
+  set_tests_properties(
+    python.${tag} PROPERTIES
+    ENVIRONMENT "PYTHONPATH=${PROJECT_BINARY_DIR}/py/${tag};PYTHONDONTWRITEBYTECODE=1"
+    TIMEOUT ${python_test_timeout} LABELS python)
+endforeach()

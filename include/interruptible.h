@@ -1,0 +1,84 @@
+/* interruptible.h - interrupt a thread that is parked in a blocking libc call.
+ *
+ * The C API of libinterruptible.so, for C programs, authors of C extensions, and ctypes. The library interposes libc's
+ * blocking calls (LD_PRELOAD, or by rebinding when it is loaded late). A thread that is *attached* has a slot in the
+ * flag table; an interrupt sets the slot's pending flag and ends the call the thread is parked in.
+ *
+ * Result codes: functions returning int give ITR_OK (0) or a positive ITR_* code, and a negative errno value when they
+ * fail. None of them sets errno. None of them aborts. Every function may be called from any thread; those marked
+ * "async-signal-safe" also from a signal handler. None needs, takes or releases Python's GIL.
+ */
+#ifndef INTERRUPTIBLE_H
+#define INTERRUPTIBLE_H
+
+#include <pthread.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The layout and meaning of everything in this header and of the slot. A mismatch is refused, never guessed. */
+#define ITR_ABI_VERSION 1u
+
+#define ITR_OK 0          /* done; for itr_interrupt: recorded */
+#define ITR_COALESCED 1   /* one was pending already: the two will be delivered as one */
+#define ITR_INTERRUPTED 2 /* itr_checkpoint: stop what you do and return */
+
+/* What a thread lets through; the larger value is the stricter one (DESIGN S7). */
+#define ITR_MASK_NONE 0
+#define ITR_MASK_BLOCKING 1 /* only blocking calls and checkpoints deliver */
+#define ITR_MASK_ALL 2      /* nothing is delivered */
+
+/* The ABI version this library was built with. Compare with ITR_ABI_VERSION before anything else. Async-signal-safe. */
+uint32_t itr_abi_version(void);
+
+/* 1 when libc's blocking calls of this process go through the library, 0 when it is merely loaded. */
+int itr_active(void);
+
+/* Give the calling thread a slot, so that it can be interrupted. Idempotent. Returns ITR_OK or -ENOMEM.
+ * In a thread attached this way every interrupted blocking call fails with errno ECANCELED, before it did anything,
+ * and goes on failing until itr_clear(). (Threads that Python attaches raise an exception instead.) */
+int itr_attach(void);
+
+/* Give the slot back; whatever was pending is discarded. Happens by itself when the thread ends. */
+int itr_detach(void);
+
+/* Interrupt `thread`: record it, and wake the thread if it is parked. ITR_OK, ITR_COALESCED, or -ESRCH when the thread
+ * is not attached (it may have ended). A pthread_t that was reused by a new thread never reaches the new one: its slot
+ * is gone. For a Python thread this raises the default exception there. Does not need the GIL. */
+int itr_interrupt(pthread_t thread);
+
+/* 1 when an interrupt is pending for `thread`, 0 when not, -ESRCH when it is not attached. */
+int itr_pending(pthread_t thread);
+
+/* Drop what itr_interrupt() recorded for the calling thread. 1 when there was something, else 0. */
+int itr_clear(void);
+
+/* ITR_INTERRUPTED when the calling thread has a pending interrupt that its mask lets through, else ITR_OK. One load.
+ * Does not consume it: in a C thread call itr_clear(), in a Python thread return to Python. Async-signal-safe. */
+int itr_checkpoint(void);
+
+/* Push a mask (ITR_MASK_*) for the calling thread; the strictest of the nested ones counts. Returns ITR_OK, -EINVAL
+ * for another level, -ESRCH when not attached. Every push needs its pop with the same level. */
+int itr_mask_push(int level);
+int itr_mask_pop(int level);
+
+/* Where a thread is. `call` is NULL when it is not parked, else a static string such as "recv". */
+struct itr_where {
+    const char *call;
+    int fd;             /* the descriptor waited on, -1 when there is none or many */
+    int mask;           /* ITR_MASK_* */
+    int pending;        /* 0 or 1 */
+    int exact;          /* 1: inside one of CPython's own blocking calls */
+    int64_t since_ns;   /* CLOCK_MONOTONIC of the start of the park */
+    uint64_t parks;     /* parks so far */
+    int32_t native_id;  /* the kernel's thread id */
+    int32_t wake_fails; /* wake-ups not acknowledged in time */
+};
+int itr_where(pthread_t thread, struct itr_where *where);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

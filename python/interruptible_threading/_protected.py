@@ -1,0 +1,140 @@
+"""The modules whose Python code must not be cut between two instructions.
+
+They hold locks, descriptors and children between a call and its bookkeeping. The C extension knows them by the identity of
+their globals, so a program's module of the same name, or one that copies their code, is not among them.
+
+Modules imported later must join before their first line runs; a scan at the time of an interrupt would be too late for a
+deadline that was armed before the import. So a finder comes first on sys.meta_path while the patches are installed: one
+set look-up for other modules, and for these it lends the module's own loader a step that announces the new globals.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import os
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from . import _core
+
+_MODULES = frozenset(
+    {
+        "_frozen_importlib",
+        "_frozen_importlib_external",
+        "_threading_local",
+        "_weakrefset",
+        "contextlib",
+        "functools",
+        "queue",
+        "selectors",
+        "socket",
+        "socketserver",
+        "ssl",
+        "subprocess",
+        "tempfile",
+        "threading",
+        "weakref",
+        "zipimport",
+    }
+)
+_PACKAGES = frozenset({"asyncio", "concurrent", "importlib", "logging", "multiprocessing"})
+_OURSELVES = __name__.partition(".")[0]
+
+#: What code objects of the standard library have in front of their file name.
+STDLIB = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
+
+
+def _is_protected(name: str) -> bool:
+    package = name.partition(".")[0]
+    return name in _MODULES or package in _PACKAGES or package == _OURSELVES
+
+
+def _is_genuine(name: str, origin: str | None) -> bool:
+    """Whether a module of a protected name is the real one, not a program's ``queue.py`` or ``logging.py``."""
+    if name.partition(".")[0] == _OURSELVES or origin is None or origin in ("frozen", "built-in"):
+        return True
+    return os.path.abspath(origin).startswith(STDLIB)
+
+
+def loaded_globals() -> list[dict[str, object]]:
+    """The globals of every protected module imported so far."""
+    found = []
+    for name, module in list(sys.modules.items()):
+        if not _is_protected(name) or not isinstance(module, ModuleType):
+            continue
+        spec = module.__spec__
+        if _is_genuine(name, spec.origin if spec is not None else None):
+            found.append(vars(module))
+    return found
+
+
+def protect_loaded() -> None:
+    """Announce every protected module imported so far; announcing one twice is harmless."""
+    for namespace in loaded_globals():
+        _core.protect(namespace)
+
+
+class _AnnouncingLoader:
+    """Stands in for a module's loader until the module exists, then steps aside."""
+
+    def __init__(self, loader: object) -> None:
+        self._loader = loader
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._loader, name)
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        # What a module and its spec show as their loader is the real one, from the first moment on.
+        spec.loader = self._loader  # type: ignore[assignment]
+        try:
+            return self._loader.create_module(spec)  # type: ignore[attr-defined, no-any-return]
+        finally:
+            spec.loader = self  # type: ignore[assignment]
+
+    def exec_module(self, module: ModuleType) -> None:
+        _core.protect(vars(module))
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader  # type: ignore[assignment]
+        module.__loader__ = self._loader  # type: ignore[assignment]
+        self._loader.exec_module(module)  # type: ignore[attr-defined]
+
+
+class _AnnouncingFinder:
+    """Asks the other finders, and adds the announcement to what they find."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> importlib.machinery.ModuleSpec | None:
+        if not _is_protected(name):
+            return None
+        for finder in sys.meta_path:
+            if finder is self or not hasattr(finder, "find_spec"):
+                continue
+            spec = finder.find_spec(name, path, target)
+            if spec is not None:
+                break
+        else:
+            return None
+        # A reload executes in globals that are known already; a loader without exec_module is none of the stdlib's.
+        if target is None and hasattr(spec.loader, "exec_module") and _is_genuine(name, spec.origin):
+            spec.loader = _AnnouncingLoader(spec.loader)  # type: ignore[assignment]
+        return spec
+
+
+_finder = _AnnouncingFinder()
+
+
+def install() -> None:
+    """Announce what is loaded, and from now on what gets loaded."""
+    sys.meta_path.insert(0, _finder)
+    protect_loaded()
+
+
+def uninstall() -> None:
+    """Take the finder away; what was announced stays protected."""
+    # By identity: a program's finder may compare equal to anything.
+    sys.meta_path[:] = [finder for finder in sys.meta_path if finder is not _finder]
+
+
+def finder_installed() -> bool:
+    """Whether later imports are announced by the finder."""
+    return any(finder is _finder for finder in sys.meta_path)

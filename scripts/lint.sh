@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# All static checks; each runs, whatever the others find. Called by "make lint" with the C sources and headers.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+shopt -s nullglob
+shim=(src/*.c src/calls/*.c)
+bin=${VENV:-.venv}/bin
+failed=()
+
+check() { # check NAME COMMAND...
+    local name=$1
+    shift
+    echo "lint: $name"
+    "$@" || failed+=("$name")
+}
+
+tidy() { # the compilation database of a build without Python knows the shim's flags
+    cmake --preset debug -B build/lint -DITR_TESTS=OFF -DITR_PYTHONS= >/dev/null &&
+        printf '%s\n' "${shim[@]}" | grep -v '_darwin\.c$' |
+        xargs -P "${JOBS:-$(nproc)}" -n 1 clang-tidy -p build/lint --quiet 2>/dev/null
+}
+
+check ruff "$bin/ruff" check
+check 'ruff format' "$bin/ruff" format --check --quiet
+check mypy "$bin/mypy" --cache-dir build/.mypy_cache
+check links "$bin/python" scripts/check_links.py
+check clang-format clang-format --dry-run -Werror "$@"
+check clang-tidy tidy
+check cppcheck cppcheck --quiet --std=c11 --language=c -D_GNU_SOURCE -D__linux__ -Iinclude -Isrc -j "${JOBS:-$(nproc)}" \
+    --enable=warning,performance,portability --inline-suppr --error-exitcode=1 --suppress=missingInclude "${shim[@]}"
+
+if [ ${#failed[@]} -gt 0 ]; then
+    echo "lint: failed: $(IFS=,; echo "${failed[*]}")"
+    exit 1
+fi
+echo 'lint: passed'

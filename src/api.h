@@ -1,0 +1,45 @@
+/* What the CPython stub uses of the shim, in one table found by one symbol (itr_stub_api), so that a copy of another
+ * version is refused as a whole. C programs use interruptible.h. */
+#ifndef ITR_API_H
+#define ITR_API_H
+
+#include "flag_table.h"
+#include "interruptible.h"
+#include "park.h"
+
+struct itr_stub_api {
+    uint32_t abi;
+    uint32_t slot_size; /* both sides were built from the same struct itr_slot */
+    struct itr_slot *(*self)(void);
+    struct itr_slot *(*attach_self)(void);
+    void (*detach_self)(void);
+    itr_ref (*attach_other)(pthread_t thread, pid_t tid);
+    struct itr_slot *(*lock_thread)(pthread_t thread);
+    struct itr_slot *(*lock_ref)(itr_ref ref);
+    void (*unlock)(struct itr_slot *slot);
+    void (*each_slot)(void (*visit)(struct itr_slot *, void *), void *arg);
+
+    /* Set `bit` in the slot's pending flag, wake its thread, and watch it. */
+    void (*raise)(itr_ref ref, uint32_t bit);
+    /* Clear `bit`. False: a call was broken for it already, so it stays and will be delivered. */
+    bool (*retract)(itr_ref ref, uint32_t bit);
+    /* Clear `bit` because it is delivered or dropped by the slot's own thread. */
+    void (*consume)(struct itr_slot *slot, uint32_t bit);
+    /* Something pending became deliverable while the thread runs: have the monitor see to it. */
+    void (*kick)(itr_ref ref);
+    void (*mask_push)(struct itr_slot *slot, int level);
+    void (*mask_pop)(struct itr_slot *slot, int level);
+
+    void (*set_hooks)(bool (*row_suspended)(const struct itr_slot *), void (*on_detach)(struct itr_slot *),
+                      int64_t (*on_running)(struct itr_slot *, itr_ref, uint32_t));
+    void (*monitor_stop)(void);
+    void (*monitor_allow)(void);
+    int (*active)(void);
+    int (*signal_number)(void);
+    bool (*signal_ours)(void);
+    bool (*monitor_runs)(void);
+};
+
+const struct itr_stub_api *itr_stub_api(void);
+
+#endif

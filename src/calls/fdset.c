@@ -1,0 +1,402 @@
+/* Waits on sets of descriptors. In an exact call the self-pipe is watched too: a written pipe stays readable, so no
+ * wake-up is lost, and the broken call returns 0 with its sets cleared, as if it had timed out, which leaves sockets and
+ * TLS sessions intact. An epoll set cannot be added to without changing the program's, so epoll is a signal park. */
+#include "calls/signal_park.h"
+
+#include "calls/remaining.h"
+#include "preload.h"
+#include "self_pipe.h"
+#include "signals.h"
+
+#include <limits.h>
+#include <string.h>
+
+#define STACK_FDS 127 /* more than that: a signal park, so that nothing is allocated */
+
+/* The program's temporary mask without our signal; NULL stays NULL. */
+static const sigset_t *without_ours(const sigset_t *mask, sigset_t *copy) {
+    if (mask == NULL) {
+        return NULL;
+    }
+    *copy = *mask;
+    itr_signals_strip(copy);
+    return copy;
+}
+
+static int in_ms(const struct timespec *t) {
+    return t->tv_sec > INT_MAX / 1000 - 1 ? INT_MAX : (int)(t->tv_sec * 1000 + (t->tv_nsec + 999999) / 1000000);
+}
+
+/* ---- poll ------------------------------------------------------------------------------------------------------------------ */
+
+struct poll_call {
+    struct pollfd *fds;
+    nfds_t n;
+    int timeout;                     /* poll: milliseconds */
+    const struct timespec *timespec; /* ppoll */
+    const sigset_t *mask;
+    bool is_ppoll;
+};
+
+static int real_poll(const struct poll_call *c, struct pollfd *fds, nfds_t n, const struct timespec *left) {
+    if (c->is_ppoll) {
+        return itr_real.ppoll(fds, n, left, c->mask);
+    }
+    int ms = c->timeout;
+    if (left != NULL) {
+        ms = in_ms(left);
+    }
+    return itr_real.poll(fds, n, ms);
+}
+
+static void clear_poll(const struct poll_call *c) {
+    for (nfds_t i = 0; i < c->n; i++) {
+        c->fds[i].revents = 0;
+    }
+}
+
+static int park_poll(struct poll_call *c, const char *name) {
+    struct timespec timeout = {c->timeout / 1000, (long)(c->timeout % 1000) * 1000000};
+    const struct timespec *limit = c->is_ppoll ? c->timespec : c->timeout >= 0 ? &timeout : NULL;
+    struct itr_park p;
+    if ((limit != NULL && limit->tv_sec == 0 && limit->tv_nsec == 0) ||
+        !itr_park_begin(&p, c->n > 0 && c->n <= STACK_FDS ? ITR_PARK_FDSET : ITR_PARK_SIGNAL, ITR_POLL, name,
+                        c->n == 1 ? c->fds[0].fd : -1)) {
+        return real_poll(c, c->fds, c->n, c->is_ppoll ? limit : NULL);
+    }
+    struct pollfd set[STACK_FDS + 1];
+    struct timespec deadline;
+    struct timespec left;
+    const struct timespec *wait = limit;
+    if (limit != NULL) {
+        itr_own_deadline(&deadline, limit);
+    }
+    for (;;) {
+        int own = p.kind == ITR_PARK_FDSET ? itr_pipe_get(p.slot) : -1;
+        if (p.kind == ITR_PARK_FDSET && own < 0) {
+            itr_park_downgrade(&p);
+        }
+        int result = -1;
+        bool again = false;
+        bool only_ours = false;
+        if (itr_park_enter(&p)) {
+            if (own >= 0) {
+                memcpy(set, c->fds, sizeof(struct pollfd) * c->n);
+                set[c->n] = (struct pollfd){.fd = own, .events = POLLIN};
+                result = real_poll(c, set, c->n + 1, wait);
+                if (result == -1 && errno == EINVAL) {
+                    result = real_poll(c, c->fds, c->n, wait); /* one more than RLIMIT_NOFILE allows */
+                } else if (result >= 0) {
+                    result -= set[c->n].revents != 0;
+                    only_ours = result == 0 && set[c->n].revents != 0;
+                    for (nfds_t i = 0; i < c->n; i++) {
+                        c->fds[i].revents = set[i].revents;
+                    }
+                }
+            } else {
+                result = real_poll(c, c->fds, c->n, wait);
+            }
+            again = itr_park_leave(&p, result == 0 || (result == -1 && errno == EINTR));
+        }
+        if (p.broken) {
+            if (p.exact && c->n > 0) {
+                clear_poll(c);
+                return 0;
+            }
+            errno = itr_break_errno(&p);
+            return -1;
+        }
+        if (!again && !only_ours) {
+            return result;
+        }
+        if (only_ours && !p.woken) {
+            itr_pipe_drain(p.slot); /* nobody woke us: the number is the program's now, or a stale byte */
+        }
+        if (limit != NULL) {
+            if (!itr_remaining(&left, &deadline)) { /* its own time has come */
+                clear_poll(c);
+                return 0;
+            }
+            wait = &left;
+        }
+    }
+}
+
+int itr_call_poll(struct pollfd *fds, nfds_t n, int timeout) {
+    if (ITR_LIKELY(itr_self == NULL)) {
+        return itr_real.poll(fds, n, timeout);
+    }
+    struct poll_call c = {.fds = fds, .n = n, .timeout = timeout};
+    return park_poll(&c, "poll");
+}
+
+int itr_call_ppoll(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask) {
+    if (ITR_LIKELY(itr_self == NULL)) {
+        return itr_real.ppoll(fds, n, timeout, mask);
+    }
+    sigset_t copy;
+    struct poll_call c = {.fds = fds, .n = n, .timespec = timeout, .mask = without_ours(mask, &copy), .is_ppoll = true};
+    return park_poll(&c, "ppoll");
+}
+
+/* The fortified ones check `size` first and abort when it is too small: theirs to do. */
+int itr_call___poll_chk(struct pollfd *fds, nfds_t n, int timeout, size_t size) {
+    if (ITR_LIKELY(itr_self == NULL) || size / sizeof *fds < n) {
+        return itr_real.__poll_chk(fds, n, timeout, size);
+    }
+    return itr_call_poll(fds, n, timeout);
+}
+
+int itr_call___ppoll_chk(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask, size_t size) {
+    if (ITR_LIKELY(itr_self == NULL) || size / sizeof *fds < n) {
+        return itr_real.__ppoll_chk(fds, n, timeout, mask, size);
+    }
+    return itr_call_ppoll(fds, n, timeout, mask);
+}
+
+/* ---- select ---------------------------------------------------------------------------------------------------------------- */
+
+struct select_call {
+    int n;
+    fd_set *sets[3];
+    struct timeval *timeval; /* select: what is left is written back */
+    const struct timespec *timespec; /* pselect */
+    const sigset_t *mask;
+    bool is_pselect;
+};
+
+static int real_select(const struct select_call *c, int n, fd_set *r, const struct timespec *left) {
+    return c->is_pselect ? itr_real.pselect(n, r, c->sets[1], c->sets[2], left, c->mask)
+                         : itr_real.select(n, r, c->sets[1], c->sets[2], c->timeval);
+}
+
+static size_t set_bytes(int n) { return ((size_t)n + 8 * sizeof(long) - 1) / (8 * sizeof(long)) * sizeof(long); }
+
+static void clear_select(const struct select_call *c) {
+    for (int i = 0; i < 3; i++) {
+        if (c->sets[i] != NULL) {
+            memset(c->sets[i], 0, set_bytes(c->n));
+        }
+    }
+}
+
+static int park_select(struct select_call *c, const char *name) {
+    bool no_wait = c->is_pselect ? c->timespec != NULL && c->timespec->tv_sec == 0 && c->timespec->tv_nsec == 0
+                                 : c->timeval != NULL && c->timeval->tv_sec == 0 && c->timeval->tv_usec == 0;
+    bool small = c->n > 0 && c->n <= FD_SETSIZE;
+    struct itr_park p;
+    /* 3.9's and 3.10's time.sleep is a select of nothing. */
+    uint32_t class_ = c->n == 0 ? (uint32_t)ITR_SELECT | ITR_SLEEP : ITR_SELECT;
+    if (no_wait || c->n < 0 || c->n > FD_SETSIZE ||
+        !itr_park_begin(&p, small ? ITR_PARK_FDSET : ITR_PARK_SIGNAL, class_, name, -1)) {
+        return real_select(c, c->n, c->sets[0], c->timespec);
+    }
+    fd_set before[3];
+    fd_set readable;
+    struct timespec deadline;
+    struct timespec left;
+    struct timespec timeout;
+    const struct timespec *limit = c->timespec;
+    if (!c->is_pselect && c->timeval != NULL) {
+        timeout = (struct timespec){c->timeval->tv_sec, c->timeval->tv_usec * 1000};
+        limit = &timeout;
+    }
+    const struct timespec *wait = limit;
+    for (int i = 0; i < 3; i++) {
+        if (c->sets[i] != NULL) {
+            memcpy(&before[i], c->sets[i], set_bytes(c->n));
+        }
+    }
+    if (limit != NULL) {
+        itr_own_deadline(&deadline, limit);
+    }
+    for (;;) {
+        int own = p.kind == ITR_PARK_FDSET ? itr_pipe_get(p.slot) : -1;
+        if (own >= FD_SETSIZE) {
+            own = -1; /* the set is too small for the number */
+        }
+        if (p.kind == ITR_PARK_FDSET && own < 0) {
+            itr_park_downgrade(&p);
+        }
+        int result = -1;
+        bool again = false;
+        bool only_ours = false;
+        if (itr_park_enter(&p)) {
+            if (own >= 0) {
+                /* Our number may lie beyond the program's sets, which then are too short for the kernel to read that far:
+                 * full-size copies. */
+                fd_set full[3];
+                fd_set *pass[3] = {&full[0], NULL, NULL};
+                for (int i = 0; i < 3; i++) {
+                    FD_ZERO(&full[i]);
+                    if (c->sets[i] != NULL) {
+                        memcpy(&full[i], c->sets[i], set_bytes(c->n));
+                        pass[i] = &full[i];
+                    }
+                }
+                readable = full[0];
+                FD_SET(own, &full[0]);
+                int n = own + 1 > c->n ? own + 1 : c->n;
+                result = c->is_pselect ? itr_real.pselect(n, pass[0], pass[1], pass[2], wait, c->mask)
+                                       : itr_real.select(n, pass[0], pass[1], pass[2], c->timeval);
+                if (result >= 0) {
+                    bool ours = FD_ISSET(own, &full[0]) && !(own < c->n && FD_ISSET(own, &readable));
+                    if (ours) {
+                        FD_CLR(own, &full[0]);
+                        result--;
+                    }
+                    only_ours = ours && result == 0;
+                    for (int i = 0; i < 3; i++) {
+                        if (c->sets[i] != NULL && !only_ours) {
+                            memcpy(c->sets[i], &full[i], set_bytes(c->n));
+                        }
+                    }
+                }
+            } else {
+                result = real_select(c, c->n, c->sets[0], wait);
+            }
+            again = itr_park_leave(&p, result == 0 || (result == -1 && errno == EINTR));
+        }
+        if (p.broken) {
+            if (p.exact && c->n > 0) {
+                clear_select(c);
+                return 0;
+            }
+            errno = itr_break_errno(&p);
+            return -1;
+        }
+        if (!again && !only_ours) {
+            return result;
+        }
+        if (only_ours && !p.woken) {
+            itr_pipe_drain(p.slot);
+        }
+        for (int i = 0; i < 3; i++) {
+            if (c->sets[i] != NULL) {
+                memcpy(c->sets[i], &before[i], set_bytes(c->n));
+            }
+        }
+        if (limit != NULL) {
+            bool over = !itr_remaining(&left, &deadline);
+            wait = &left;
+            if (!c->is_pselect) {
+                *c->timeval = (struct timeval){left.tv_sec, (left.tv_nsec + 999) / 1000};
+            }
+            if (over) {
+                clear_select(c);
+                return 0;
+            }
+        }
+    }
+}
+
+int itr_call_select(int n, fd_set *r, fd_set *w, fd_set *e, struct timeval *timeout) {
+    if (ITR_LIKELY(itr_self == NULL)) {
+        return itr_real.select(n, r, w, e, timeout);
+    }
+    struct select_call c = {.n = n, .sets = {r, w, e}, .timeval = timeout};
+    return park_select(&c, "select");
+}
+
+int itr_call_pselect(int n, fd_set *r, fd_set *w, fd_set *e, const struct timespec *timeout, const sigset_t *mask) {
+    if (ITR_LIKELY(itr_self == NULL)) {
+        return itr_real.pselect(n, r, w, e, timeout, mask);
+    }
+    sigset_t copy;
+    struct select_call c = {
+        .n = n, .sets = {r, w, e}, .timespec = timeout, .mask = without_ours(mask, &copy), .is_pselect = true};
+    return park_select(&c, "pselect");
+}
+
+/* ---- epoll ----------------------------------------------------------------------------------------------------------------- */
+
+struct epoll_call {
+    int fd;
+    struct epoll_event *events;
+    int max;
+    int timeout;                     /* epoll_wait, epoll_pwait: milliseconds */
+    const struct timespec *timespec; /* epoll_pwait2 */
+    const sigset_t *mask;
+    enum { EPOLL_WAIT, EPOLL_PWAIT, EPOLL_PWAIT2 } which;
+};
+
+static int real_epoll(const struct epoll_call *c, int ms, const struct timespec *left) {
+    switch (c->which) {
+    case EPOLL_WAIT:
+        return itr_real.epoll_wait(c->fd, c->events, c->max, ms);
+    case EPOLL_PWAIT:
+        return itr_real.epoll_pwait(c->fd, c->events, c->max, ms, c->mask);
+    default:
+        return itr_real.epoll_pwait2(c->fd, c->events, c->max, left, c->mask);
+    }
+}
+
+static int park_epoll(const struct epoll_call *c, const char *name) {
+    struct timespec timeout = {c->timeout / 1000, (long)(c->timeout % 1000) * 1000000};
+    const struct timespec *limit = c->which == EPOLL_PWAIT2 ? c->timespec : c->timeout >= 0 ? &timeout : NULL;
+    int ms = c->timeout;
+    struct itr_park p;
+    if ((limit != NULL && limit->tv_sec == 0 && limit->tv_nsec == 0) ||
+        !itr_park_begin(&p, ITR_PARK_SIGNAL, ITR_EPOLL, name, c->fd)) {
+        return real_epoll(c, ms, limit);
+    }
+    struct timespec deadline;
+    struct timespec left;
+    const struct timespec *wait = limit;
+    if (limit != NULL) {
+        itr_own_deadline(&deadline, limit);
+    }
+    for (;;) {
+        int result = -1;
+        bool again = false;
+        if (itr_park_enter(&p)) {
+            result = real_epoll(c, ms, wait);
+            again = itr_park_leave(&p, result == 0 || (result == -1 && errno == EINTR));
+        }
+        if (p.broken) {
+            if (p.exact) {
+                return 0;
+            }
+            errno = itr_break_errno(&p);
+            return -1;
+        }
+        if (!again || result == 0) { /* 0: its own time had come */
+            return result;
+        }
+        if (limit != NULL) {
+            if (!itr_remaining(&left, &deadline)) {
+                return 0;
+            }
+            wait = &left;
+            ms = in_ms(&left);
+        }
+    }
+}
+
+int itr_call_epoll_wait(int epfd, struct epoll_event *events, int max, int timeout) {
+    if (ITR_LIKELY(itr_self == NULL)) {
+        return itr_real.epoll_wait(epfd, events, max, timeout);
+    }
+    struct epoll_call c = {.fd = epfd, .events = events, .max = max, .timeout = timeout, .which = EPOLL_WAIT};
+    return park_epoll(&c, "epoll_wait");
+}
+
+int itr_call_epoll_pwait(int epfd, struct epoll_event *events, int max, int timeout, const sigset_t *mask) {
+    if (ITR_LIKELY(itr_self == NULL)) {
+        return itr_real.epoll_pwait(epfd, events, max, timeout, mask);
+    }
+    sigset_t copy;
+    struct epoll_call c = {
+        .fd = epfd, .events = events, .max = max, .timeout = timeout, .mask = without_ours(mask, &copy), .which = EPOLL_PWAIT};
+    return park_epoll(&c, "epoll_pwait");
+}
+
+int itr_call_epoll_pwait2(int epfd, struct epoll_event *events, int max, const struct timespec *timeout, const sigset_t *mask) {
+    if (ITR_LIKELY(itr_self == NULL)) {
+        return itr_real.epoll_pwait2(epfd, events, max, timeout, mask);
+    }
+    sigset_t copy;
+    struct epoll_call c = {
+        .fd = epfd, .events = events, .max = max, .timespec = timeout, .mask = without_ours(mask, &copy), .which = EPOLL_PWAIT2};
+    return park_epoll(&c, "epoll_pwait2");
+}

@@ -1,0 +1,359 @@
+/* The flag table. Slots live in chunks that double in size and are never freed, so a pointer to a slot stays valid for
+ * ever and any reader may look at a slot without a lock; `life` tells whether it is still the same thread's.
+ *
+ * Two kinds of lock, taken in this order: the table lock (hash, free list, chunks), then one slot's lock. Neither is
+ * held across malloc, dl* or Python; chunks come from mmap, before the table lock is taken. */
+#include "flag_table.h"
+
+#include "interruptible.h"
+#include "monitor.h"
+#include "self_pipe.h"
+#include "signals.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define FIRST_CHUNK 64u
+#define CHUNKS 26u
+#define BUCKETS 16384u /* 10,000 threads fill it to 0.6; more only lengthen the chains */
+
+_Thread_local struct itr_slot *itr_self;
+_Atomic(void (*)(struct itr_slot *)) itr_on_detach;
+
+static _Atomic(struct itr_slot *) chunks[CHUNKS];
+static _Atomic uint32_t slots_made;
+static _Atomic uint32_t slots_used;
+
+static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
+static uint32_t buckets[BUCKETS]; /* under table_lock: index + 1 */
+static uint32_t free_list;        /* under table_lock: index + 1 */
+
+static pthread_key_t exit_key;
+static pthread_once_t exit_key_once = PTHREAD_ONCE_INIT;
+static bool exit_key_made;
+
+static uint32_t bucket_of(pthread_t thread) {
+    /* A pthread_t is an address: its low bits are alike for all threads. */
+    uint64_t bits = (uint64_t)thread;
+    return (uint32_t)((bits * UINT64_C(0x9E3779B97F4A7C15)) >> 40) % BUCKETS;
+}
+
+/* Chunk k holds FIRST_CHUNK << k slots. */
+static void locate(uint32_t index, uint32_t *chunk, uint32_t *offset) {
+    uint32_t rest = index / FIRST_CHUNK + 1;
+    uint32_t k = 31u - (uint32_t)__builtin_clz(rest);
+    *chunk = k;
+    *offset = index - FIRST_CHUNK * ((1u << k) - 1u);
+}
+
+struct itr_slot *itr_slot_at(uint32_t index) {
+    uint32_t chunk = 0, offset = 0;
+    locate(index, &chunk, &offset);
+    /* acquire pairs with the release in make_slot: the chunk's zeroed memory is visible. */
+    struct itr_slot *base = atomic_load_explicit(&chunks[chunk], memory_order_acquire);
+    return base + offset;
+}
+
+struct itr_slot *itr_slot_of_ref(itr_ref ref) {
+    uint32_t index = (uint32_t)(ref >> 32);
+    if (ref == 0 || index >= atomic_load_explicit(&slots_made, memory_order_acquire)) {
+        return NULL;
+    }
+    return itr_slot_at(index);
+}
+
+static void *map_chunk(uint32_t chunk) {
+    size_t size = sizeof(struct itr_slot) * ((size_t)FIRST_CHUNK << chunk);
+    void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return memory == MAP_FAILED ? NULL : memory;
+}
+
+/* A slot off the free list, or a new one. Table lock held; *spare is a mapped chunk that may be used up. */
+static struct itr_slot *take_slot(void **spare, uint32_t spare_chunk) {
+    if (free_list != 0) {
+        struct itr_slot *slot = itr_slot_at(free_list - 1);
+        free_list = slot->hash_next;
+        return slot;
+    }
+    uint32_t made = atomic_load_explicit(&slots_made, memory_order_relaxed);
+    uint32_t chunk = 0, offset = 0;
+    locate(made, &chunk, &offset);
+    if (chunk >= CHUNKS) {
+        return NULL;
+    }
+    if (atomic_load_explicit(&chunks[chunk], memory_order_relaxed) == NULL) {
+        if (*spare == NULL || spare_chunk != chunk) {
+            return NULL;
+        }
+        atomic_store_explicit(&chunks[chunk], *spare, memory_order_release);
+        *spare = NULL;
+    }
+    struct itr_slot *slot = itr_slot_at(made);
+    slot->index = made;
+    slot->pipe[0] = slot->pipe[1] = -1;
+    pthread_mutex_init(&slot->lock, NULL);
+    atomic_store_explicit(&slots_made, made + 1, memory_order_release);
+    return slot;
+}
+
+static struct itr_slot *find(pthread_t thread) {
+    for (uint32_t next = buckets[bucket_of(thread)]; next != 0;) {
+        struct itr_slot *slot = itr_slot_at(next - 1);
+        if (pthread_equal(slot->thread, thread)) {
+            return slot;
+        }
+        next = slot->hash_next;
+    }
+    return NULL;
+}
+
+static void unlink_slot(struct itr_slot *slot) {
+    uint32_t *link = &buckets[bucket_of(slot->thread)];
+    while (*link != 0) {
+        struct itr_slot *at = itr_slot_at(*link - 1);
+        if (at == slot) {
+            *link = slot->hash_next;
+            slot->hash_next = 0;
+            return;
+        }
+        link = &at->hash_next;
+    }
+}
+
+/* Table lock held. */
+static void begin_life(struct itr_slot *slot, pthread_t thread, pid_t tid, bool adopted) {
+    pthread_mutex_lock(&slot->lock);
+    slot->thread = thread;
+    slot->tid = tid;
+    slot->adopted = adopted;
+    slot->life++;
+    if (slot->life == 0) {
+        slot->life = 1; /* an itr_ref of 0 means none */
+    }
+    atomic_store_explicit(&slot->pending, 0, memory_order_relaxed);
+    atomic_store_explicit(&slot->mask, ITR_MASK_NONE, memory_order_relaxed);
+    atomic_store_explicit(&slot->exact, 0, memory_order_relaxed);
+    atomic_store_explicit(&slot->committed, 0, memory_order_relaxed);
+    atomic_store_explicit(&slot->foreign_done, 0, memory_order_relaxed);
+    atomic_store_explicit(&slot->sig_sent, 0, memory_order_relaxed);
+    atomic_store_explicit(&slot->sig_seen, 0, memory_order_relaxed);
+    atomic_store_explicit(&slot->parks, 0, memory_order_relaxed);
+    atomic_store_explicit(&slot->user, NULL, memory_order_relaxed);
+    memset(slot->mask_depth, 0, sizeof slot->mask_depth);
+    slot->fake_clock = slot->join_row = slot->strict = slot->unbreakable = false;
+    slot->wake_fails = 0;
+    slot->program_blocks = false;
+    atomic_store_explicit(&slot->live, 1, memory_order_release);
+    slot->hash_next = buckets[bucket_of(thread)];
+    buckets[bucket_of(thread)] = slot->index + 1;
+    pthread_mutex_unlock(&slot->lock);
+    atomic_fetch_add_explicit(&slots_used, 1, memory_order_relaxed);
+}
+
+/* End a life: from here on no look-up finds the slot, and every itr_ref to it is stale. A waker that holds the lock is
+ * waited for, so none can signal the thread after this returns: the thread may then end. */
+static void end_life(struct itr_slot *slot) {
+    void (*hook)(struct itr_slot *) = atomic_load_explicit(&itr_on_detach, memory_order_acquire);
+    if (hook != NULL) {
+        hook(slot);
+    }
+    pthread_mutex_lock(&table_lock);
+    unlink_slot(slot);
+    pthread_mutex_lock(&slot->lock);
+    atomic_store_explicit(&slot->live, 0, memory_order_release);
+    atomic_store_explicit(&slot->pending, 0, memory_order_relaxed);
+    atomic_store_explicit(&slot->park, 0, memory_order_relaxed);
+    slot->life++; /* begin_life increments again; this one makes refs stale now */
+    pthread_mutex_unlock(&slot->lock);
+    pthread_mutex_unlock(&table_lock);
+
+    itr_pipe_release(slot);
+
+    pthread_mutex_lock(&table_lock);
+    slot->hash_next = free_list;
+    free_list = slot->index + 1;
+    pthread_mutex_unlock(&table_lock);
+    atomic_fetch_sub_explicit(&slots_used, 1, memory_order_relaxed);
+}
+
+static void at_thread_exit(void *unused) {
+    (void)unused;
+    itr_detach_self();
+}
+
+static void make_exit_key(void) { exit_key_made = pthread_key_create(&exit_key, at_thread_exit) == 0; }
+
+static struct itr_slot *new_life(pthread_t thread, pid_t tid, bool adopted) {
+    for (;;) {
+        uint32_t made = atomic_load_explicit(&slots_made, memory_order_acquire);
+        uint32_t chunk = 0, offset = 0;
+        locate(made, &chunk, &offset);
+        void *spare = NULL;
+        if (chunk < CHUNKS && atomic_load_explicit(&chunks[chunk], memory_order_acquire) == NULL) {
+            spare = map_chunk(chunk);
+            if (spare == NULL) {
+                return NULL;
+            }
+        }
+        pthread_mutex_lock(&table_lock);
+        /* Another slot of this pthread_t is a dead thread's that nobody told us about (attached from outside, never
+         * adopted). Its number was reused by `thread`: it must not inherit anything. */
+        struct itr_slot *stale = find(thread);
+        struct itr_slot *slot = NULL;
+        if (stale == NULL) {
+            slot = take_slot(&spare, chunk);
+            if (slot != NULL) {
+                begin_life(slot, thread, tid, adopted);
+            }
+        }
+        bool full = stale == NULL && slot == NULL && chunk >= CHUNKS;
+        pthread_mutex_unlock(&table_lock);
+        if (spare != NULL) {
+            munmap(spare, sizeof(struct itr_slot) * ((size_t)FIRST_CHUNK << chunk));
+        }
+        if (stale != NULL) {
+            end_life(stale);
+            continue;
+        }
+        if (slot != NULL || full) {
+            return slot;
+        }
+        /* Somebody else made the slot we had mapped for: try again. */
+    }
+}
+
+struct itr_slot *itr_attach_self(void) {
+    if (itr_self != NULL) {
+        return itr_self;
+    }
+    int saved = errno;
+    pid_t tid = (pid_t)syscall(SYS_gettid);
+    pthread_once(&exit_key_once, make_exit_key);
+    pthread_mutex_lock(&table_lock);
+    struct itr_slot *slot = find(pthread_self());
+    if (slot != NULL && slot->tid == tid) {
+        slot->adopted = true;
+    } else {
+        slot = NULL;
+    }
+    pthread_mutex_unlock(&table_lock);
+    if (slot == NULL) {
+        slot = new_life(pthread_self(), tid, true);
+    }
+    if (slot != NULL) {
+        itr_self = slot;
+        itr_signals_attach(slot);
+        if (exit_key_made) {
+            pthread_setspecific(exit_key, slot);
+        }
+    }
+    errno = saved;
+    return slot;
+}
+
+itr_ref itr_attach_other(pthread_t thread, pid_t tid) {
+    struct itr_slot *slot = itr_lock_thread(thread);
+    if (slot != NULL) {
+        bool same = tid == 0 || slot->tid == tid;
+        itr_ref ref = itr_ref_of(slot);
+        itr_unlock(slot);
+        if (same) {
+            return ref;
+        }
+    }
+    slot = new_life(thread, tid, false);
+    return slot == NULL ? 0 : itr_ref_of(slot);
+}
+
+void itr_detach_self(void) {
+    struct itr_slot *slot = itr_self;
+    if (slot == NULL) {
+        return;
+    }
+    itr_self = NULL; /* whatever blocks from here on is a plain call */
+    if (exit_key_made) {
+        pthread_setspecific(exit_key, NULL);
+    }
+    end_life(slot);
+}
+
+struct itr_slot *itr_lock_thread(pthread_t thread) {
+    pthread_mutex_lock(&table_lock);
+    struct itr_slot *slot = find(thread);
+    if (slot != NULL) {
+        pthread_mutex_lock(&slot->lock);
+    }
+    pthread_mutex_unlock(&table_lock);
+    return slot;
+}
+
+struct itr_slot *itr_lock_ref(itr_ref ref) {
+    struct itr_slot *slot = itr_slot_of_ref(ref);
+    if (slot == NULL) {
+        return NULL;
+    }
+    pthread_mutex_lock(&slot->lock);
+    if (slot->life != (uint32_t)ref || atomic_load_explicit(&slot->live, memory_order_relaxed) == 0) {
+        pthread_mutex_unlock(&slot->lock);
+        return NULL;
+    }
+    return slot;
+}
+
+void itr_unlock(struct itr_slot *slot) { pthread_mutex_unlock(&slot->lock); }
+
+void itr_each_slot(void (*visit)(struct itr_slot *, void *), void *arg) {
+    uint32_t made = atomic_load_explicit(&slots_made, memory_order_acquire);
+    for (uint32_t i = 0; i < made; i++) {
+        struct itr_slot *slot = itr_slot_at(i);
+        if (atomic_load_explicit(&slot->live, memory_order_acquire) != 0) {
+            visit(slot, arg);
+        }
+    }
+}
+
+uint32_t itr_slots_in_use(void) { return atomic_load_explicit(&slots_used, memory_order_relaxed); }
+
+/* Fork. The table lock is held across it, so the hash and the free list are whole in the child. A slot's lock may be
+ * held by another thread at that moment; the child has no such thread, so it makes all of them anew. */
+void itr_table_before_fork(void) { pthread_mutex_lock(&table_lock); }
+
+void itr_table_after_fork(bool child) {
+    if (!child) {
+        pthread_mutex_unlock(&table_lock);
+        return;
+    }
+    pthread_mutex_init(&table_lock, NULL);
+    uint32_t made = atomic_load_explicit(&slots_made, memory_order_relaxed);
+    for (uint32_t i = 0; i < made; i++) {
+        struct itr_slot *slot = itr_slot_at(i);
+        pthread_mutex_init(&slot->lock, NULL);
+        if (atomic_load_explicit(&slot->live, memory_order_relaxed) == 0) {
+            continue;
+        }
+        itr_pipe_forget(slot); /* inherited: shared with the parent, so closed and never written */
+        if (slot == itr_self) {
+            slot->tid = (pid_t)syscall(SYS_gettid);
+            slot->adopted = true;
+            slot->watched = false;
+            /* A wake-up that was under way belongs to the parent. */
+            atomic_fetch_and_explicit(&slot->park, ~ITR_PARK_WAKING, memory_order_relaxed);
+            atomic_store_explicit(&slot->sig_seen, atomic_load_explicit(&slot->sig_sent, memory_order_relaxed),
+                                  memory_order_relaxed);
+            continue;
+        }
+        unlink_slot(slot);
+        slot->life++;
+        atomic_store_explicit(&slot->live, 0, memory_order_relaxed);
+        atomic_store_explicit(&slot->pending, 0, memory_order_relaxed);
+        atomic_store_explicit(&slot->park, 0, memory_order_relaxed);
+        slot->watched = false;
+        slot->hash_next = free_list;
+        free_list = slot->index + 1;
+        atomic_fetch_sub_explicit(&slots_used, 1, memory_order_relaxed);
+    }
+}

@@ -1,0 +1,248 @@
+#include "monitor.h"
+
+#include "park.h"
+#include "preload.h"
+#include "signals.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define FIRST_NS 100000      /* 100 us */
+#define MOST_NS 10000000     /* 10 ms */
+#define LAST_NS 1000000000   /* 1 s, once it has tried for long */
+#define LONG_TRIES 200
+#define DOCTOR_TRIES 4 /* and at 8, 16, ... */
+#define IDLE_NS 200000000 /* with nothing to watch, the thread ends after this */
+
+_Atomic(int64_t (*)(struct itr_slot *, itr_ref, uint32_t)) itr_on_running;
+
+/* monitor_lock guards everything here. Order: it is never held while a slot's lock is taken. */
+static pthread_mutex_t monitor_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t monitor_cond;
+static bool cond_made;
+static bool running;
+static bool stopping;
+static bool forking;
+static pthread_t monitor_thread;
+static pid_t monitor_tid;
+
+/* The list is the slots' own: watch_next chains them, so watching allocates nothing. */
+static uint32_t watch_head;   /* index + 1 */
+
+static void *run(void *unused);
+
+static void start_locked(void) {
+    if (running || stopping || forking) {
+        return;
+    }
+    if (!cond_made) {
+        pthread_condattr_t attr;
+        pthread_condattr_init(&attr);
+        pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+        pthread_cond_init(&monitor_cond, &attr);
+        pthread_condattr_destroy(&attr);
+        cond_made = true;
+    }
+    sigset_t all, before;
+    sigfillset(&all);
+    itr_real.pthread_sigmask(SIG_SETMASK, &all, &before);
+    running = pthread_create(&monitor_thread, NULL, run, NULL) == 0;
+    itr_real.pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+void itr_monitor_watch(itr_ref ref) {
+    struct itr_slot *slot = itr_slot_of_ref(ref);
+    if (slot == NULL) {
+        return;
+    }
+    pthread_mutex_lock(&monitor_lock);
+    slot->tries = 0;
+    slot->next_ns = itr_now_ns() + (atomic_load_explicit(&slot->park, memory_order_relaxed) != 0 ? FIRST_NS : 0);
+    if (!slot->watched) {
+        slot->watched = true;
+        slot->watch_next = watch_head;
+        watch_head = slot->index + 1;
+    }
+    start_locked();
+    if (cond_made) {
+        pthread_cond_signal(&monitor_cond);
+    }
+    pthread_mutex_unlock(&monitor_lock);
+}
+
+static int64_t backoff(uint32_t tries) {
+    if (tries > LONG_TRIES) {
+        return LAST_NS;
+    }
+    int64_t delay = FIRST_NS;
+    for (uint32_t i = 0; i < tries && delay < MOST_NS; i++) {
+        delay *= 2;
+    }
+    return delay < MOST_NS ? delay : MOST_NS;
+}
+
+/* One look at one slot, without monitor_lock. Returns the delay until the next look, or -1: nothing more to do. */
+static int64_t look(struct itr_slot *slot, uint32_t tries) {
+    pthread_mutex_lock(&slot->lock);
+    bool wanted = atomic_load_explicit(&slot->live, memory_order_relaxed) != 0 &&
+                  atomic_load_explicit(&slot->pending, memory_order_seq_cst) != 0;
+    bool parked = false;
+    bool asked = false;
+    itr_ref ref = itr_ref_of(slot);
+    if (wanted) {
+        uint64_t word = atomic_load_explicit(&slot->park, memory_order_seq_cst);
+        enum itr_kind kind = ITR_PARK_KIND(word);
+        parked = kind != ITR_PARK_NONE;
+        if (parked && itr_wake_locked(slot) && tries > 0) {
+            slot->wake_fails++;
+            asked = true;
+        }
+    }
+    pthread_mutex_unlock(&slot->lock);
+    if (!wanted) {
+        return -1;
+    }
+    if (parked) {
+        if (asked && tries >= DOCTOR_TRIES && (tries & (tries - 1)) == 0) {
+            itr_signals_doctor(slot, tries);
+        }
+        return backoff(tries);
+    }
+    int64_t (*on_running)(struct itr_slot *, itr_ref, uint32_t) =
+        atomic_load_explicit(&itr_on_running, memory_order_acquire);
+    int64_t delay = on_running == NULL ? 0 : on_running(slot, ref, tries);
+    return delay > 0 ? delay : backoff(tries);
+}
+
+static void sleep_until(int64_t when) {
+    struct timespec at = {when / 1000000000, when % 1000000000};
+    pthread_cond_timedwait(&monitor_cond, &monitor_lock, &at);
+}
+
+/* The watched slot that is due first. monitor_lock held. */
+static struct itr_slot *first_due(void) {
+    struct itr_slot *best = NULL;
+    for (uint32_t next = watch_head; next != 0;) {
+        struct itr_slot *slot = itr_slot_at(next - 1);
+        if (best == NULL || slot->next_ns < best->next_ns) {
+            best = slot;
+        }
+        next = slot->watch_next;
+    }
+    return best;
+}
+
+static void unwatch_locked(struct itr_slot *gone) {
+    for (uint32_t *link = &watch_head; *link != 0; link = &itr_slot_at(*link - 1)->watch_next) {
+        if (*link == gone->index + 1) {
+            *link = gone->watch_next;
+            gone->watched = false;
+            return;
+        }
+    }
+}
+
+static void *run(void *unused) {
+    (void)unused;
+    prctl(PR_SET_NAME, "itr-monitor");
+    prctl(PR_SET_TIMERSLACK, 1);
+    pthread_mutex_lock(&monitor_lock);
+    monitor_tid = (pid_t)syscall(SYS_gettid);
+    int64_t idle_since = 0;
+    while (!stopping) {
+        struct itr_slot *slot = first_due();
+        int64_t now = itr_now_ns();
+        if (slot == NULL) {
+            if (idle_since == 0) {
+                idle_since = now;
+            }
+            if (now - idle_since >= IDLE_NS) {
+                break;
+            }
+            sleep_until(idle_since + IDLE_NS);
+            continue;
+        }
+        idle_since = 0;
+        if (slot->next_ns > now) {
+            sleep_until(slot->next_ns);
+            continue;
+        }
+        uint32_t tries = slot->tries++;
+        int64_t claimed = slot->next_ns = INT64_MAX; /* a watch() meanwhile sets an earlier time */
+        pthread_mutex_unlock(&monitor_lock);
+        int64_t delay = look(slot, tries);
+        pthread_mutex_lock(&monitor_lock);
+        if (slot->next_ns != claimed) {
+            continue;
+        }
+        if (delay < 0) {
+            unwatch_locked(slot);
+        } else {
+            slot->next_ns = itr_now_ns() + delay;
+        }
+    }
+    running = false;
+    if (!stopping) {
+        pthread_detach(pthread_self()); /* ends by itself; nobody joins it */
+    }
+    pthread_mutex_unlock(&monitor_lock);
+    return NULL;
+}
+
+static void stop_locked(void) {
+    if (!running) {
+        return;
+    }
+    stopping = true;
+    pthread_t thread = monitor_thread;
+    pid_t tid = monitor_tid;
+    pthread_cond_signal(&monitor_cond);
+    pthread_mutex_unlock(&monitor_lock);
+    pthread_join(thread, NULL);
+    /* The join returns a moment before the kernel has forgotten the task, and CPython 3.12+ counts tasks after a fork
+     * to warn about them. */
+    for (int i = 0; i < 1000 && tid != 0 && syscall(SYS_tgkill, getpid(), tid, 0) == 0; i++) {
+        sched_yield();
+    }
+    pthread_mutex_lock(&monitor_lock);
+    stopping = false;
+    running = false;
+}
+
+void itr_monitor_stop(void) {
+    pthread_mutex_lock(&monitor_lock);
+    stop_locked();
+    forking = true;
+    pthread_mutex_unlock(&monitor_lock);
+}
+
+void itr_monitor_after_fork(bool child) {
+    if (child) {
+        pthread_mutex_init(&monitor_lock, NULL);
+        running = stopping = forking = cond_made = false;
+        monitor_tid = 0;
+        watch_head = 0; /* the table has cleared every slot's `watched` */
+        if (itr_self != NULL && atomic_load_explicit(&itr_self->pending, memory_order_relaxed) != 0) {
+            itr_monitor_watch(itr_ref_of(itr_self));
+        }
+        return;
+    }
+    pthread_mutex_lock(&monitor_lock);
+    forking = false;
+    if (watch_head != 0) {
+        start_locked();
+    }
+    pthread_mutex_unlock(&monitor_lock);
+}
+
+bool itr_monitor_runs(void) {
+    pthread_mutex_lock(&monitor_lock);
+    bool answer = running;
+    pthread_mutex_unlock(&monitor_lock);
+    return answer;
+}

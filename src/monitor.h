@@ -1,0 +1,20 @@
+/* One lazy native thread. It repeats a wake-up until its target has left the park (100 us, 200 us, ... 10 ms, in the
+ * end 1 s), and asks the CPython stub again and again to inject into a target that runs Python code. It blocks all
+ * signals, holds no GIL, and ends when it has had nothing to do for a while, before a fork, and before finalisation. */
+#ifndef ITR_MONITOR_H
+#define ITR_MONITOR_H
+
+#include "flag_table.h"
+
+/* Watch `slot` (not locked by the caller) until nothing is pending for it. */
+void itr_monitor_watch(itr_ref ref);
+/* Stop and join the thread; it starts again by itself when something is watched. */
+void itr_monitor_stop(void);
+void itr_monitor_after_fork(bool child);
+bool itr_monitor_runs(void);
+
+/* Asked for a target that is not parked. Called without locks, without the GIL. The answer is the delay in ns until it
+ * should be asked again, or 0 for "as you think fit". */
+extern _Atomic(int64_t (*)(struct itr_slot *, itr_ref, uint32_t tries)) itr_on_running;
+
+#endif

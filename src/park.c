@@ -1,0 +1,214 @@
+/* The park protocol.
+ *
+ * Target                                     Waker (holds slot->lock)
+ *   park = word          (seq_cst)             pending |= bit        (seq_cst)
+ *   if pending: broken   (seq_cst)             word = park           (seq_cst)
+ *   the libc call                              if word: CAS WAKING, pull deadline | write | signal, clear WAKING
+ *   CAS park: word -> 0
+ *
+ * At least one of the two sees the other: if the target's load of `pending` misses the bit, then in the single order of
+ * the four accesses the waker's store comes after it, so its load of `park` comes after the target's store.
+ *
+ * No wake-up outlives its park. The target can leave only by a CAS from the bare word, which fails while WAKING is set,
+ * so when it has left no waker is between its CAS and its signal; and it then waits until its own handler has run for
+ * the last signal that was sent, and empties the pipe. What comes later was not sent by us. */
+#include "park.h"
+
+#include "interruptible.h"
+#include "preload.h"
+#include "self_pipe.h"
+#include "signals.h"
+
+#include <errno.h>
+#include <sched.h>
+
+_Atomic(bool (*)(const struct itr_slot *)) itr_row_suspended;
+
+int64_t itr_now_ns(void) {
+    struct timespec now;
+    itr_real.clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* Foreign callers get EINTR at most. These take it badly: a semaphore or sigwait caller may ignore the result, and a
+ * connect that fails before it was issued looks connected to whoever then polls for it. */
+#define NEVER_FOREIGN ((uint32_t)(ITR_SEM | ITR_SIGWAIT))
+
+static bool may_break(const struct itr_park *p) {
+    struct itr_slot *slot = p->slot;
+    if (atomic_load_explicit(&slot->mask, memory_order_relaxed) >= ITR_MASK_ALL || slot->unbreakable) {
+        return false;
+    }
+    if (p->exact || slot->strict) {
+        return true;
+    }
+    return (p->class_ & NEVER_FOREIGN) == 0;
+}
+
+bool itr_park_begin(struct itr_park *p, enum itr_kind wanted, uint32_t class_, const char *call, int fd) {
+    struct itr_slot *slot = itr_self;
+    if (slot == NULL || atomic_load_explicit(&slot->park, memory_order_relaxed) != 0) {
+        return false;
+    }
+    uint32_t row = atomic_load_explicit(&slot->exact, memory_order_relaxed);
+    bool (*suspended)(const struct itr_slot *) = atomic_load_explicit(&itr_row_suspended, memory_order_relaxed);
+    p->slot = slot;
+    p->class_ = class_;
+    p->call = call;
+    p->fd = fd;
+    p->broken = p->woken = false;
+    p->exact = false;
+    bool closed = false;
+    if (row != 0 && !(suspended != NULL && suspended(slot))) {
+        p->exact = (row & class_) != 0;
+        closed = !p->exact; /* a call the row does not name: not ours to fail */
+    }
+    p->kind = closed || !may_break(p) ? ITR_PARK_CLOSED : wanted;
+    if (!p->exact && !slot->strict && p->kind == ITR_PARK_FDSET) {
+        p->kind = ITR_PARK_SIGNAL; /* a foreign caller is told EINTR: no need of a pipe */
+    }
+    p->word = ++slot->generation_counter << ITR_PARK_GENERATION | (uint64_t)p->kind |
+              (p->exact || slot->strict ? 0 : ITR_PARK_FOREIGN);
+    atomic_store_explicit(&slot->call, call, memory_order_relaxed);
+    atomic_store_explicit(&slot->fd, fd, memory_order_relaxed);
+    atomic_store_explicit(&slot->since_ns, itr_now_ns(), memory_order_relaxed);
+    atomic_store_explicit(&slot->parks, atomic_load_explicit(&slot->parks, memory_order_relaxed) + 1,
+                          memory_order_relaxed);
+    return true;
+}
+
+/* Is there something to report through this park? Says so at most once for a foreign caller, who would spin on it. */
+static bool take_break(struct itr_park *p) {
+    struct itr_slot *slot = p->slot;
+    if (p->kind == ITR_PARK_CLOSED || atomic_load_explicit(&slot->pending, memory_order_seq_cst) == 0) {
+        return false;
+    }
+    if (!p->exact && !slot->strict) {
+        /* One interrupt ends one foreign park. */
+        return atomic_exchange_explicit(&slot->foreign_done, 1, memory_order_relaxed) == 0;
+    }
+    /* From here on it cannot be taken back. Pairs with itr_retract: store committed, load pending against store
+     * pending, load committed, so that not both think they won. */
+    atomic_store_explicit(&slot->committed, 1, memory_order_seq_cst);
+    if (atomic_load_explicit(&slot->pending, memory_order_seq_cst) == 0) {
+        atomic_store_explicit(&slot->committed, 0, memory_order_seq_cst);
+        return false;
+    }
+    slot->broken++;
+    if (slot->on_break != NULL) {
+        slot->on_break(slot->on_break_arg);
+    }
+    return true;
+}
+
+/* Make the park word 0 again, and every wake-up sent for it past. Keeps errno. */
+static void unannounce(struct itr_park *p) {
+    struct itr_slot *slot = p->slot;
+    uint64_t expected = p->word;
+    /* acq_rel: pairs with the waker's release when it clears WAKING, so its writes (piped, sig_sent) are seen. */
+    while (!atomic_compare_exchange_weak_explicit(&slot->park, &expected, 0, memory_order_acq_rel,
+                                                  memory_order_acquire)) {
+        if (expected != p->word) {
+            p->woken = true;
+            sched_yield();
+        }
+        expected = p->word;
+    }
+    uint32_t sent = atomic_load_explicit(&slot->sig_sent, memory_order_acquire);
+    if (sent != p->sent_before) {
+        p->woken = true;
+    }
+    if (sent != atomic_load_explicit(&slot->sig_seen, memory_order_relaxed)) {
+        /* The signal is pending for this very thread: the next return from the kernel handles it. The bound is for a
+         * handler that another runtime has replaced, or a mask set by a raw syscall. */
+        for (int i = 0; i < 1000; i++) {
+            sched_yield();
+            if (sent == atomic_load_explicit(&slot->sig_seen, memory_order_relaxed)) {
+                break;
+            }
+        }
+        atomic_store_explicit(&slot->sig_seen, sent, memory_order_relaxed);
+    }
+    if (atomic_load_explicit(&slot->piped, memory_order_relaxed)) {
+        p->woken = true;
+        atomic_store_explicit(&slot->piped, false, memory_order_relaxed);
+        itr_pipe_drain(slot);
+    }
+}
+
+bool itr_park_enter(struct itr_park *p) {
+    p->saved_errno = errno;
+    p->woken = false;
+    /* A waker sends only while it holds WAKING on our word, so whatever is added from here on is for this park. */
+    p->sent_before = atomic_load_explicit(&p->slot->sig_sent, memory_order_relaxed);
+    atomic_store_explicit(&p->slot->park, p->word, memory_order_seq_cst);
+    /* A foreign connect that was never issued must not fail; see NEVER_FOREIGN. */
+    bool at_entry = p->exact || p->slot->strict || (p->class_ & ITR_CONNECT) == 0;
+    if (at_entry && take_break(p)) {
+        unannounce(p);
+        p->broken = true;
+        return false;
+    }
+    return true;
+}
+
+bool itr_park_leave(struct itr_park *p, bool ended) {
+    int saved = errno;
+    unannounce(p);
+    if (!ended) { /* it had its effect, which is kept; the interrupt comes at the next chance */
+        errno = saved;
+        return false;
+    }
+    p->broken = take_break(p);
+    if (!p->broken && p->woken) {
+        errno = p->saved_errno; /* as it was before the call that will be made again */
+        return true;
+    }
+    errno = saved;
+    return false;
+}
+
+int itr_break_errno(const struct itr_park *p) {
+    if (p->exact && p->slot->break_errno != 0) {
+        return p->slot->break_errno;
+    }
+    return p->exact || p->slot->strict ? ECANCELED : EINTR;
+}
+
+bool itr_wake_locked(struct itr_slot *slot) {
+    uint64_t word = atomic_load_explicit(&slot->park, memory_order_seq_cst);
+    enum itr_kind kind = ITR_PARK_KIND(word);
+    if (kind == ITR_PARK_NONE || kind == ITR_PARK_CLOSED || (word & ITR_PARK_WAKING) != 0 || !slot->adopted) {
+        return false;
+    }
+    if ((word & ITR_PARK_FOREIGN) != 0 && atomic_load_explicit(&slot->foreign_done, memory_order_relaxed) != 0) {
+        return false; /* it was told once; more would make its retry loop spin */
+    }
+    if (!atomic_compare_exchange_strong_explicit(&slot->park, &word, word | ITR_PARK_WAKING, memory_order_seq_cst,
+                                                 memory_order_relaxed)) {
+        return false; /* it left; if it parks again it sees `pending` itself */
+    }
+    switch (kind) {
+    case ITR_PARK_FDSET:
+        if (itr_pipe_write(slot)) {
+            atomic_store_explicit(&slot->piped, true, memory_order_relaxed);
+        } else {
+            itr_signal_send(slot); /* the program closed it: the monitor repeats the signal */
+        }
+        break;
+    case ITR_PARK_DEADLINE:
+        /* Zero is in the past for an absolute deadline and no time for a relative one. The two words are not written
+         * atomically, but both before the signal is sent: a kernel that read a torn value is asleep by then, and the
+         * signal ends that; one that has not read yet reads zeros. */
+        slot->deadline.tv_sec = 0;
+        slot->deadline.tv_nsec = 0;
+        atomic_thread_fence(memory_order_seq_cst);
+        itr_signal_send(slot);
+        break;
+    default:
+        itr_signal_send(slot);
+        break;
+    }
+    atomic_fetch_and_explicit(&slot->park, ~ITR_PARK_WAKING, memory_order_release);
+    return true;
+}

@@ -1,0 +1,74 @@
+/* The park protocol (DESIGN section 3): what a wrapper does around a call that may block. */
+#ifndef ITR_PARK_H
+#define ITR_PARK_H
+
+#include "flag_table.h"
+
+/* Classes of calls. An exact call names the classes it may be broken in. */
+enum itr_class {
+    ITR_SLEEP = 1u << 0,
+    ITR_POLL = 1u << 1,
+    ITR_SELECT = 1u << 2,
+    ITR_EPOLL = 1u << 3,
+    ITR_SEM = 1u << 4,
+    ITR_RECV = 1u << 5,
+    ITR_SEND = 1u << 6,
+    ITR_ACCEPT = 1u << 7,
+    ITR_CONNECT = 1u << 8,
+    ITR_READ = 1u << 9,
+    ITR_WRITE = 1u << 10,
+    ITR_COPY = 1u << 11, /* sendfile, splice, tee, copy_file_range */
+    ITR_OPEN = 1u << 12,
+    ITR_WAIT = 1u << 13,
+    ITR_FLOCK = 1u << 14,
+    ITR_SIGWAIT = 1u << 15,
+    ITR_IPC = 1u << 16,
+    ITR_MISC = 1u << 17
+};
+
+struct itr_park {
+    struct itr_slot *slot;
+    uint64_t word;
+    const char *call;
+    int fd;
+    uint32_t class_;
+    enum itr_kind kind;
+    bool exact;  /* inside an exact call that names this class */
+    bool broken; /* the call must report the interrupt now */
+    bool woken;  /* a waker touched this park: an early return may be its doing */
+    int saved_errno;
+    uint32_t sent_before;
+};
+
+/* Prepare a park. `wanted` is the kind the wrapper can serve; p->kind becomes ITR_PARK_CLOSED when the park must not be
+ * broken (masked, a call the exact call does not name, ...). Returns false when there is nothing to do at all: the
+ * thread is not attached, or the call is nested in another park (a signal handler on top of it). */
+bool itr_park_begin(struct itr_park *p, enum itr_kind wanted, uint32_t class_, const char *call, int fd);
+
+/* No pipe to be had: let a signal end this park instead. Before enter. */
+static inline void itr_park_downgrade(struct itr_park *p) {
+    p->word = (p->word & ~UINT64_C(0xff)) | (uint64_t)ITR_PARK_SIGNAL;
+    p->kind = ITR_PARK_SIGNAL;
+}
+
+/* Announce it, then look at the flag. False: do not make the call, it is broken already (leave has been done). */
+bool itr_park_enter(struct itr_park *p);
+
+/* The call has returned. `ended`: it returned without an effect (EINTR, a time-out). True: the wait must be resumed,
+ * because only a stale wake-up ended it; call itr_park_enter() again. Else p->broken says whether to report the
+ * interrupt. Keeps errno. */
+bool itr_park_leave(struct itr_park *p, bool ended);
+
+/* errno of a broken call: ECANCELED, or EINTR for foreign callers, or what the exact call asked for. */
+int itr_break_errno(const struct itr_park *p);
+
+/* Wake `slot` (locked) if it is parked. True when a park was woken. */
+bool itr_wake_locked(struct itr_slot *slot);
+
+int64_t itr_now_ns(void);
+
+/* Inside an exact call, Python code may run (__del__, GC, callbacks): the row is suspended then. The stub installs the
+ * test; without it no exact call exists. */
+extern _Atomic(bool (*)(const struct itr_slot *)) itr_row_suspended;
+
+#endif

@@ -1,0 +1,152 @@
+/* Linux: the exported symbols and the real functions behind them.
+ *
+ * Every wrapper has a hidden name (itr_call_X); the exported X only jumps to it. Inside this object a call of X would
+ * reach the wrapper, so our own code calls itr_real.X. */
+#include "preload.h"
+
+#include "flag_table.h"
+#include "interruptible.h"
+#include "monitor.h"
+#include "self_pipe.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdarg.h>
+
+/* ---- the real ones --------------------------------------------------------------------------------------------------------- */
+
+/* A pointer to a function is not a pointer to data in ISO C; POSIX promises that dlsym's result may be used as one. */
+union symbol {
+    void *data;
+    void (*function)(void);
+};
+
+/* Only for symbols that exist dlsym does without malloc, which may come back to us through an allocator's own open or
+ * read. Each pointer therefore resolves itself alone, so that such a call ends there. */
+static bool resolve(void (**pointer)(void), const char *name) {
+    int saved = errno;
+    union symbol found = {dlsym(RTLD_NEXT, name)};
+    if (found.data == NULL) {
+        found.data = dlsym(RTLD_DEFAULT, name); /* loaded late, behind libc in nobody's search order */
+    }
+    errno = saved;
+    if (found.data == NULL) {
+        return false;
+    }
+    *pointer = found.function;
+    return true;
+}
+
+#define RESOLVE(name) resolve((void (**)(void))(void *)&itr_real.name, #name)
+
+/* Every pointer starts at a function that resolves it and goes on with the real one. So a call that comes before our
+ * constructor (from another library's) works, and the hot path has no check. The variadic ones hand on the argument in
+ * whatever register it came. */
+#define FIRST(ret, name, params, args)                                                                                 \
+    static ret first_##name params {                                                                                   \
+        if (!RESOLVE(name)) {                                                                                          \
+            errno = ENOSYS;                                                                                            \
+            return (ret)-1;                                                                                            \
+        }                                                                                                              \
+        return itr_real.name args;                                                                                     \
+    }
+#define FIRST_VARIADIC(name, params, last, args)                                                                       \
+    static int first_##name params {                                                                                   \
+        va_list rest;                                                                                                  \
+        va_start(rest, last);                                                                                          \
+        void *arg = va_arg(rest, void *);                                                                              \
+        va_end(rest);                                                                                                  \
+        if (!RESOLVE(name)) {                                                                                          \
+            errno = ENOSYS;                                                                                            \
+            return -1;                                                                                                 \
+        }                                                                                                              \
+        return itr_real.name args;                                                                                     \
+    }
+#define VARIADIC(X)                                                                                                    \
+    X(open, (const char *path, int flags, ...), flags, (path, flags, arg))                                             \
+    X(open64, (const char *path, int flags, ...), flags, (path, flags, arg))                                           \
+    X(openat, (int dir, const char *path, int flags, ...), flags, (dir, path, flags, arg))                             \
+    X(openat64, (int dir, const char *path, int flags, ...), flags, (dir, path, flags, arg))                           \
+    X(fcntl, (int fd, int command, ...), command, (fd, command, arg))                                                  \
+    X(fcntl64, (int fd, int command, ...), command, (fd, command, arg))
+
+VARIADIC(FIRST_VARIADIC)
+static void first_closefrom(int first) {
+    if (RESOLVE(closefrom)) {
+        itr_real.closefrom(first);
+    }
+}
+
+#define ITR_ROW(ret, name, body, class_, fd, params, args) FIRST_##body(ret, name, params, args)
+#define FIRST_SIGNAL(ret, name, params, args) FIRST(ret, name, params, args)
+#define FIRST_CUSTOM(ret, name, params, args) FIRST(ret, name, params, args)
+#define FIRST_VARARGS(ret, name, params, args)
+#define FIRST_VOID(ret, name, params, args)
+#include "calls.def"
+#undef ITR_ROW
+
+struct itr_real_calls itr_real = {
+#define ITR_ROW(ret, name, body, class_, fd, params, args) .name = first_##name,
+#include "calls.def"
+#undef ITR_ROW
+};
+
+/* ---- the exported ones ----------------------------------------------------------------------------------------------------- */
+
+#define EXPORT __attribute__((visibility("default")))
+
+#define EXPORT_SIGNAL(ret, name, params, args)                                                                         \
+    EXPORT ret itr_export_##name params __asm__(#name);                                                                \
+    ret itr_export_##name params { return itr_call_##name args; }
+#define EXPORT_CUSTOM(ret, name, params, args) EXPORT_SIGNAL(ret, name, params, args)
+#define EXPORT_VARARGS(ret, name, params, args)
+#define EXPORT_VOID(ret, name, params, args)                                                                           \
+    EXPORT ret itr_export_##name params __asm__(#name);                                                                \
+    ret itr_export_##name params { itr_call_##name args; }
+#define EXPORT_VARIADIC(name, params, last, args)                                                                      \
+    EXPORT int itr_export_##name params __asm__(#name);                                                                \
+    int itr_export_##name params {                                                                                     \
+        va_list rest;                                                                                                  \
+        va_start(rest, last);                                                                                          \
+        void *arg = va_arg(rest, void *);                                                                              \
+        va_end(rest);                                                                                                  \
+        return itr_call_##name args;                                                                                   \
+    }
+
+#define ITR_ROW(ret, name, body, class_, fd, params, args) EXPORT_##body(ret, name, params, args)
+#include "calls.def"
+#undef ITR_ROW
+VARIADIC(EXPORT_VARIADIC)
+
+/* ---- life ------------------------------------------------------------------------------------------------------------------ */
+
+static void before_fork(void) {
+    itr_monitor_stop();
+    itr_table_before_fork();
+}
+
+static void after_fork_parent(void) {
+    itr_table_after_fork(false);
+    itr_monitor_after_fork(false);
+}
+
+static void after_fork_child(void) {
+    itr_pipe_pool_after_fork();
+    itr_table_after_fork(true);
+    itr_monitor_after_fork(true);
+}
+
+__attribute__((constructor(101))) static void start(void) {
+    int saved = errno;
+#define ITR_ROW(ret, name, body, class_, fd, params, args) (void)RESOLVE(name);
+#include "calls.def"
+#undef ITR_ROW
+    pthread_atfork(before_fork, after_fork_parent, after_fork_child);
+    errno = saved;
+}
+
+/* Does the process call us? The first definition of a blocking call in the global scope is ours when we were preloaded. */
+bool itr_preloaded(void) {
+    union symbol ours = {.function = (void (*)(void))itr_export_recv};
+    return dlsym(RTLD_DEFAULT, "recv") == ours.data;
+}

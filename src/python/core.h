@@ -1,0 +1,162 @@
+/* The CPython stub: what its files share. Everything here is called with the GIL held unless it says otherwise. */
+#ifndef ITR_CORE_H
+#define ITR_CORE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <frameobject.h>
+
+#include "api.h"
+
+/* 3.9 lacks a few of the names used here. */
+#if PY_VERSION_HEX < 0x030A0000
+static inline PyObject *itr_newref(PyObject *object) {
+    Py_INCREF(object);
+    return object;
+}
+#define Py_NewRef itr_newref
+#endif
+
+#if PY_VERSION_HEX < 0x03090000
+#error "CPython 3.9 or later"
+#endif
+
+/* From 3.12 a pending call runs in the target itself and can look before it raises; before, an async exception armed
+ * while the target waits for the GIL fires in the very check it waits in (DESIGN 4.2, delivery_experiments 3 and 4). */
+#define ITR_BY_PENDING_CALL (PY_VERSION_HEX >= 0x030C0000)
+
+extern const struct itr_stub_api *itr_api;
+
+/* ---- records (records.c) ------------------------------------------------------------------------------------------------ */
+
+enum itr_state { ITR_STATE_PENDING, ITR_STATE_DELIVERED, ITR_STATE_RETRACTED, ITR_STATE_DISCARDED };
+
+/* One interrupt. Several handles may share it: equal `exc` coalesces (S3). */
+typedef struct {
+    PyObject_HEAD
+    unsigned long long id;
+    PyObject *exc;      /* a class or an instance */
+    PyObject *reason;
+    unsigned long source;
+    PyObject *instance; /* what was raised */
+    enum itr_state state;
+    itr_ref target;
+    int holders;        /* handles that have not cancelled */
+    PyObject *waiters;  /* list of held locks, one per wait() */
+    PyObject *thread;   /* the unstarted Thread it waits for, or NULL */
+} itr_record;
+
+/* A Python thread. Belongs to a slot for ever and is handed on from life to life, so that the monitor, which has no
+ * GIL, may look at it at any time. */
+struct itr_thread {
+    struct itr_slot *slot;
+    itr_ref ref;
+    unsigned long ident;
+    PyThreadState *tstate;
+    PyObject *queue;                /* list of itr_record: pending, oldest first */
+    PyObject *redirect;             /* set_redirect() */
+    _Atomic int redirected;         /* ... for the monitor */
+    bool ended;                     /* its function has returned: nothing is accepted any more */
+    itr_record *last;               /* last one delivered in this thread */
+    PyObject *last_exact;           /* instance last raised from an exact call, borrowed identity only */
+    uint32_t user_masks[3];
+    /* injection */
+    _Atomic int asked;              /* a pending call of ours is queued */
+    _Atomic int64_t calls_since_ns; /* seen at nothing but calls since; 0: not */
+    itr_record *armed;              /* up to 3.11: given to CPython, not raised yet */
+    PyObject *armed_type;
+    const void *noted_frame;        /* up to 3.11: where the last exact call was left; its result may still be there */
+    int noted_lasti;
+    bool noted_gone;                /* that frame is not on the stack (set by a look) */
+    uint64_t exact_count;           /* exact calls left so far */
+    uint64_t calls_count;           /* ... when calls_since_ns was set */
+    const void *declined_frame;     /* the last unfit position, so that a look at the same place is cheap */
+    int declined_lasti;
+    int declined_times;
+};
+
+extern PyTypeObject itr_record_type;
+extern PyTypeObject itr_handle_type;
+extern PyTypeObject itr_runner_type;
+extern PyObject *itr_default_exception;
+
+/* The calling thread's record keeper; NULL for the main thread and for other interpreters' threads. Attaches. */
+struct itr_thread *itr_thread_current(void);
+/* Same, but never attaches. */
+struct itr_thread *itr_thread_attached(void);
+/* Of another thread: attaches it from outside. NULL with an exception set. */
+struct itr_thread *itr_thread_of(unsigned long ident, long native_id);
+/* NULL when it is not attached; no exception. */
+struct itr_thread *itr_thread_find(unsigned long ident);
+PyThreadState *itr_tstate_of(unsigned long ident);
+
+static inline bool itr_thread_pending(const struct itr_thread *t) {
+    return atomic_load_explicit(&t->slot->pending, memory_order_relaxed) != 0;
+}
+
+/* Take the next pending interrupt and give its exception instance (new reference). NULL without an exception: there is
+ * none. NULL with one: its class could not be instantiated; it is consumed all the same. */
+PyObject *itr_take(struct itr_thread *t);
+/* Take it and raise it. True when an exception is set now. Does not look at masks. */
+bool itr_raise_next(struct itr_thread *t);
+/* The thread's function has returned: everything is discarded. */
+void itr_thread_end(struct itr_thread *t);
+void itr_record_resolve(itr_record *record, enum itr_state state);
+itr_record *itr_record_new(PyObject *exc, PyObject *reason);
+int itr_record_enqueue(struct itr_thread *t, itr_record *record);
+/* A new handle on `record` (whose reference it shares). */
+PyObject *itr_handle_new(itr_record *record);
+PyObject *itr_interrupt_thread(struct itr_thread *t, PyObject *exc, PyObject *reason);
+/* Unstarted threads. */
+PyObject *itr_prestart(PyObject *thread, PyObject *exc, PyObject *reason);
+PyObject *itr_prestart_take(PyObject *thread); /* list of records (new reference) or NULL */
+int itr_prestart_pending(PyObject *thread);
+/* The thread's runner has begun (t) or ended (NULL): from here on prestart() records in its own queue. */
+int itr_prestart_begun(PyObject *thread, const struct itr_thread *t);
+
+/* ---- positions (inject.c) ----------------------------------------------------------------------------------------------- */
+
+int itr_inject_setup(PyObject *opmap, PyObject *protected_list, PyObject *stdlib);
+int itr_inject_protect(PyObject *globals);
+int itr_inject_uninterruptible(PyObject *code);
+/* May the exact call that this thread is in raise at all? (DESIGN: _acquire_restore, threading's own bootstrap) */
+bool itr_may_raise_here(void);
+enum itr_fit { ITR_FIT, ITR_UNFIT, ITR_UNFIT_CALL };
+/* Where `tstate` stands now: may an exception be raised there? Repairs the exception table when that is needed. */
+enum itr_fit itr_fit_position(struct itr_thread *t, PyThreadState *tstate);
+/* The thread leaves an exact call: its caller's position still holds the result. */
+/* Is the interpreter laid out as the headers said? */
+bool itr_inject_probe(void);
+void itr_note_exact(struct itr_thread *t);
+const void *itr_frame_now(PyThreadState *tstate);
+
+/* ---- asking (asyncexc.c) ------------------------------------------------------------------------------------------------- */
+
+int itr_async_setup(void);
+const char *itr_async_mode(void);
+/* The monitor's question; no GIL. */
+int64_t itr_async_on_running(struct itr_slot *slot, itr_ref ref, uint32_t tries);
+/* Look at once, if that is possible from here. */
+void itr_async_try(struct itr_thread *t);
+/* Take back what was armed in the calling thread and not raised yet. */
+void itr_async_recall(struct itr_thread *t);
+/* Has what was armed been raised? Then it is delivered. */
+void itr_async_settle(struct itr_thread *t);
+void itr_async_before_fork(void);
+void itr_async_stop(void);
+
+/* ---- exact calls (exact_table.c, exact_calls.c) ------------------------------------------------------------------------- */
+
+int itr_exact_install(void);
+void itr_exact_uninstall(void);
+bool itr_exact_installed(void);
+PyObject *itr_exact_rows(void);
+PyObject *itr_exact_builtins(void);
+bool itr_row_is_suspended(const struct itr_slot *slot); /* the shim's hook: no GIL */
+
+/* ---- threads' functions (runner.c) ---------------------------------------------------------------------------------------- */
+
+PyObject *itr_runner_new(PyObject *function);
+
+#endif

@@ -1,0 +1,227 @@
+/* What a wrapper does around one of CPython's own blocking functions.
+ *
+ * A wrapper holds the GIL on both sides, so whatever false result the broken park made CPython's C code return is thrown
+ * away here, before the eval loop or a `with` sees it, and the interrupt is raised from the call itself. A call that has
+ * completed keeps its result, and the interrupt stays pending (DESIGN 4.5). */
+#include "exact.h"
+
+#include "tls_socket.h"
+
+#include <errno.h>
+
+bool itr_row_is_suspended(const struct itr_slot *slot) {
+    /* Python code inside the call (__del__, GC, a callback) has a frame of its own. The thread's own state: no GIL needed. */
+    return slot->tstate != NULL && itr_frame_now((PyThreadState *)(uintptr_t)slot->tstate) != slot->frame;
+}
+
+void itr_exact_enter(struct itr_thread *t, const struct itr_row *row, struct itr_exact *outer) {
+    struct itr_slot *slot = t->slot;
+    *outer = (struct itr_exact){.exact = atomic_load_explicit(&slot->exact, memory_order_relaxed),
+                                .broken = slot->broken,
+                                .frame = slot->frame,
+                                .tstate = slot->tstate,
+                                .break_errno = slot->break_errno,
+                                .join_row = slot->join_row,
+                                .unbreakable = slot->unbreakable,
+                                .on_break = slot->on_break,
+                                .on_break_arg = slot->on_break_arg};
+    slot->broken = 0;
+    slot->tstate = t->tstate;
+    slot->frame = itr_frame_now(t->tstate);
+    slot->break_errno = 0;
+    slot->join_row = slot->unbreakable = false;
+    slot->on_break = NULL;
+    atomic_store_explicit(&slot->exact, row->classes | ITR_IN_EXACT, memory_order_relaxed);
+}
+
+uint32_t itr_exact_leave(struct itr_thread *t, const struct itr_exact *outer) {
+    struct itr_slot *slot = t->slot;
+    uint32_t broken = slot->broken;
+    slot->broken = outer->broken;
+    slot->frame = outer->frame;
+    slot->tstate = outer->tstate;
+    slot->break_errno = outer->break_errno;
+    slot->join_row = outer->join_row;
+    slot->unbreakable = outer->unbreakable;
+    slot->on_break = outer->on_break;
+    slot->on_break_arg = outer->on_break_arg;
+    slot->fake_clock = false;
+    itr_note_exact(t);
+    /* Leaving a "do not inject" state: store it, then load `pending` (DESIGN section 3). Whoever recorded before the store
+     * may have looked at the old state and done nothing. */
+    atomic_store_explicit(&slot->exact, outer->exact, memory_order_seq_cst);
+    if (broken == 0 && atomic_load_explicit(&slot->pending, memory_order_seq_cst) != 0) {
+        itr_api->kick(t->ref);
+    }
+    return broken;
+}
+
+bool itr_deliver_here(struct itr_thread *t) {
+    itr_async_recall(t);
+    if (!itr_thread_pending(t) || t->ended ||
+        atomic_load_explicit(&t->slot->mask, memory_order_relaxed) >= ITR_MASK_ALL || !itr_may_raise_here()) {
+        return false;
+    }
+    return itr_raise_next(t);
+}
+
+/* ---- results of broken calls ------------------------------------------------------------------------------------------------- */
+
+/* The error that a broken park makes CPython raise. Anything else is the call's own and stays. */
+static bool is_our_error(void) {
+    if (PyErr_ExceptionMatches(PyExc_TimeoutError) || PyErr_ExceptionMatches(PyExc_BlockingIOError)) {
+        return true;
+    }
+    if (!PyErr_ExceptionMatches(PyExc_OSError)) {
+        return false;
+    }
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyErr_NormalizeException(&type, &value, &traceback);
+    PyObject *number = value == NULL ? NULL : PyObject_GetAttrString(value, "errno");
+    bool ours = number != NULL &&
+                (number == Py_None /* 3.9's socket.timeout('timed out') */ ||
+                 (PyLong_Check(number) && (PyLong_AsLong(number) == ECANCELED || PyLong_AsLong(number) == EAGAIN)));
+    Py_XDECREF(number);
+    PyErr_Restore(type, value, traceback);
+    return ours;
+}
+
+static bool all_empty(PyObject *result) {
+    if (PyTuple_Check(result)) {
+        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(result); i++) {
+            if (PyObject_Size(PyTuple_GET_ITEM(result, i)) != 0) {
+                return false;
+            }
+        }
+        return true;
+    }
+    return PyObject_Size(result) == 0;
+}
+
+static bool is_false_result(enum itr_exact_kind kind, PyObject *result) {
+    if (result == NULL) {
+        return is_our_error();
+    }
+    switch (kind) {
+    case ITR_KIND_EMPTY:
+        return all_empty(result);
+    case ITR_KIND_NUMBER: {
+        long number = PyLong_AsLong(result);
+        return number == ECANCELED || number == EAGAIN || number == EINPROGRESS;
+    }
+    case ITR_KIND_NONE:
+        return result == Py_None;
+    default:
+        return false;
+    }
+}
+
+/* ---- the common way ------------------------------------------------------------------------------------------------------------- */
+
+static PyObject *run(const struct itr_call *c, struct itr_thread *t) {
+    struct itr_exact outer;
+    struct itr_tls_socket tls = {NULL, false};
+    bool unbreakable = false;
+    for (;;) {
+        itr_exact_enter(t, c->row, &outer);
+        t->slot->unbreakable = unbreakable;
+        if (c->row->kind == ITR_KIND_TLS) {
+            itr_tls_enter(&tls, c->self, t->slot);
+        }
+        PyObject *result = itr_call_original(c);
+        if (c->row->kind == ITR_KIND_TLS) {
+            itr_tls_leave(&tls);
+        }
+        uint32_t broken = itr_exact_leave(t, &outer);
+        if (broken == 0) {
+            return result;
+        }
+        if (!is_false_result(c->row->kind, result)) {
+            itr_api->kick(t->ref); /* it has completed after all: the interrupt comes at the next chance */
+            return result;
+        }
+        PyObject *type, *value, *traceback;
+        PyErr_Fetch(&type, &value, &traceback);
+        Py_XDECREF(type);
+        Py_XDECREF(value);
+        Py_XDECREF(traceback);
+        Py_XDECREF(result);
+        if (itr_deliver_here(t)) {
+            return NULL;
+        }
+        unbreakable = true; /* it may not be raised here: wait on */
+    }
+}
+
+static PyObject *start(const struct itr_call *c) {
+    PyObject *function = itr_argument(c, 0, "function");
+    if (function == NULL || !PyCallable_Check(function)) {
+        return itr_call_original(c);
+    }
+    PyObject *runner = itr_runner_new(function);
+    struct itr_call own = *c;
+    PyObject *result = NULL;
+    if (runner == NULL || (c->row->convention & METH_VARARGS) == 0) {
+        Py_XDECREF(runner);
+        return runner == NULL ? NULL : itr_call_original(c);
+    }
+    Py_ssize_t n = PyTuple_GET_SIZE(c->args);
+    own.args = PyTuple_New(n);
+    own.kwargs = c->kwargs == NULL ? NULL : PyDict_Copy(c->kwargs);
+    if (own.args != NULL && (c->kwargs == NULL || own.kwargs != NULL)) {
+        for (Py_ssize_t i = 0; i < n; i++) {
+            PyObject *item = i == 0 ? runner : PyTuple_GET_ITEM(c->args, i);
+            Py_INCREF(item);
+            PyTuple_SET_ITEM(own.args, i, item);
+        }
+        if (n > 0 || PyDict_SetItemString(own.kwargs, "function", runner) == 0) {
+            result = itr_call_original(&own);
+        }
+    }
+    Py_XDECREF(own.args);
+    Py_XDECREF(own.kwargs);
+    Py_DECREF(runner);
+    return result;
+}
+
+/* A vfork child runs on its parent's TLS, and a forked one is a copy of it: nothing is broken in these. The row names no
+ * classes, so every call inside passes through. */
+static PyObject *effect(const struct itr_call *c, struct itr_thread *t) {
+    struct itr_exact outer;
+    itr_exact_enter(t, c->row, &outer);
+    PyObject *result = itr_call_original(c);
+    itr_exact_leave(t, &outer);
+    return result;
+}
+
+PyObject *itr_dispatch(const struct itr_call *c) {
+    if (c->row->kind == ITR_KIND_START) {
+        return start(c);
+    }
+    struct itr_thread *t = itr_thread_current();
+    if (t == NULL) {
+        return itr_call_original(c);
+    }
+    switch (c->row->kind) {
+    case ITR_KIND_LOCK:
+    case ITR_KIND_ENTER:
+        return itr_dispatch_lock(c, t);
+    default:
+        break;
+    }
+    if (c->row->kind == ITR_KIND_EFFECT) {
+        return effect(c, t);
+    }
+    if ((itr_thread_pending(t) || t->armed != NULL) && itr_deliver_here(t)) {
+        return NULL;
+    }
+    switch (c->row->kind) {
+    case ITR_KIND_QUEUE:
+        return itr_dispatch_queue(c, t);
+    case ITR_KIND_JOIN:
+        return itr_dispatch_join(c, t);
+    default:
+        return run(c, t);
+    }
+}

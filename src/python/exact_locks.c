@@ -1,0 +1,209 @@
+/* Locks, SimpleQueue and Thread.join.
+ *
+ * Only a timed wait may be ended early: an untimed one that fails corrupts what waits for it, and a success without the
+ * lock is worse (cpython_blocking, table 3.1). So an unbounded acquire() becomes a very long bounded one, tried without
+ * waiting first. False then means broken, or that the very long time has passed: once more. */
+#include "exact.h"
+
+#define VERY_LONG 4000000.0 /* seconds; every version's TIMEOUT_MAX is larger */
+
+static int64_t now_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+static PyObject *seconds_until(int64_t deadline) {
+    int64_t left = deadline - now_ns();
+    return PyFloat_FromDouble(left > 0 ? (double)left / 1e9 : 0.0);
+}
+
+struct bounds {
+    bool waits;   /* blocking, with no time-out or a positive one */
+    bool bounded; /* it has a time-out */
+    int64_t deadline;
+};
+
+/* acquire(blocking=True, timeout=-1) and its like. False: leave it to the original, which knows its own errors. */
+static bool parse(const struct itr_call *c, const char *first, struct bounds *b) {
+    PyObject *blocking = itr_argument(c, 0, first);
+    PyObject *timeout = itr_argument(c, 1, "timeout");
+    Py_ssize_t known = (blocking != NULL) + (timeout != NULL);
+    *b = (struct bounds){true, false, 0};
+    if (known != itr_argument_count(c)) {
+        return false;
+    }
+    if (blocking != NULL) {
+        int truth = PyBool_Check(blocking) ? blocking == Py_True : PyLong_Check(blocking) ? PyObject_IsTrue(blocking) : -1;
+        if (truth != 1) {
+            return false;
+        }
+    }
+    if (timeout == NULL || timeout == Py_None) {
+        return timeout == NULL || c->row->module[1] != 't' || timeout != Py_None;
+    }
+    if (!PyFloat_Check(timeout) && !PyLong_Check(timeout)) {
+        return false;
+    }
+    double seconds = PyFloat_AsDouble(timeout);
+    if (PyErr_Occurred()) {
+        PyErr_Clear();
+        return false;
+    }
+    if (seconds == -1.0) {
+        return c->row->module[1] == 't'; /* _thread: no time-out */
+    }
+    if (!(seconds > 0.0) || seconds > VERY_LONG) {
+        return false;
+    }
+    b->bounded = true;
+    b->deadline = now_ns() + (int64_t)(seconds * 1e9);
+    return true;
+}
+
+static PyObject *bounded_wait(const struct itr_call *c, struct itr_row *row, const struct bounds *b) {
+    PyObject *args[2] = {Py_True, b->bounded ? seconds_until(b->deadline) : PyFloat_FromDouble(VERY_LONG)};
+    if (args[1] == NULL) {
+        return NULL;
+    }
+    PyObject *result = itr_call_with(c, row, args, 2);
+    Py_DECREF(args[1]);
+    return result;
+}
+
+PyObject *itr_dispatch_lock(const struct itr_call *c, struct itr_thread *t) {
+    struct itr_row *row = c->row->acquire;
+    struct bounds b = {true, false, 0};
+    if (c->row->kind == ITR_KIND_LOCK && !parse(c, "blocking", &b) && !(c->row->module[1] == 'm' && parse(c, "block", &b))) {
+        return itr_call_original(c);
+    }
+    if ((itr_thread_pending(t) || t->armed != NULL) && itr_deliver_here(t)) {
+        return NULL;
+    }
+    PyObject *no[1] = {Py_False};
+    PyObject *result = itr_call_with(c, row, no, 1);
+    if (result == NULL || result == Py_True) {
+        return result;
+    }
+    bool unbreakable = false;
+    for (;;) {
+        Py_DECREF(result);
+        struct itr_exact outer;
+        itr_exact_enter(t, row, &outer);
+        t->slot->unbreakable = unbreakable;
+        result = bounded_wait(c, row, &b);
+        uint32_t broken = itr_exact_leave(t, &outer);
+        if (result == NULL || result == Py_True) {
+            if (broken != 0) {
+                itr_api->kick(t->ref);
+            }
+            return result;
+        }
+        if (broken != 0 && itr_deliver_here(t)) {
+            Py_DECREF(result);
+            return NULL;
+        }
+        unbreakable = unbreakable || broken != 0;
+        if (b.bounded && now_ns() >= b.deadline) {
+            return result;
+        }
+    }
+}
+
+PyObject *itr_dispatch_queue(const struct itr_call *c, struct itr_thread *t) {
+    static PyObject *empty;
+    struct bounds b;
+    if (empty == NULL) {
+        PyObject *module = PyImport_ImportModule("_queue");
+        empty = module == NULL ? NULL : PyObject_GetAttrString(module, "Empty");
+        Py_XDECREF(module);
+        if (empty == NULL) {
+            return NULL;
+        }
+    }
+    if (!parse(c, "block", &b)) {
+        return itr_call_original(c);
+    }
+    bool unbreakable = false;
+    for (;;) {
+        struct itr_exact outer;
+        itr_exact_enter(t, c->row, &outer);
+        t->slot->unbreakable = unbreakable;
+        PyObject *result = bounded_wait(c, c->row, &b);
+        uint32_t broken = itr_exact_leave(t, &outer);
+        if (result != NULL || !PyErr_ExceptionMatches(empty)) {
+            if (broken != 0) {
+                itr_api->kick(t->ref);
+            }
+            return result;
+        }
+        if (broken != 0) {
+            PyErr_Clear();
+            if (itr_deliver_here(t)) {
+                return NULL;
+            }
+            PyErr_SetNone(empty);
+        }
+        unbreakable = unbreakable || broken != 0;
+        if (b.bounded && now_ns() >= b.deadline) {
+            return NULL;
+        }
+        PyErr_Clear();
+    }
+}
+
+/* _ThreadHandle.join(timeout=-1) gives None whether or not the thread has ended. */
+PyObject *itr_dispatch_join(const struct itr_call *c, struct itr_thread *t) {
+    PyObject *timeout = itr_argument(c, 0, "timeout");
+    bool bounded = false;
+    int64_t deadline = 0;
+    if (timeout != NULL && timeout != Py_None) {
+        double seconds = PyFloat_Check(timeout) || PyLong_Check(timeout) ? PyFloat_AsDouble(timeout) : 0.0;
+        if (PyErr_Occurred()) {
+            PyErr_Clear();
+        }
+        /* A negative time-out is no time-out here; one that is beyond ours is the original's to judge. */
+        if (seconds == 0.0 || seconds > VERY_LONG || (!PyFloat_Check(timeout) && !PyLong_Check(timeout))) {
+            return itr_call_original(c);
+        }
+        bounded = seconds > 0.0;
+        deadline = bounded ? now_ns() + (int64_t)(seconds * 1e9) : 0;
+    }
+    bool unbreakable = false;
+    for (;;) {
+        PyObject *arg = bounded ? seconds_until(deadline) : PyFloat_FromDouble(VERY_LONG);
+        if (arg == NULL) {
+            return NULL;
+        }
+        struct itr_exact outer;
+        itr_exact_enter(t, c->row, &outer);
+        t->slot->join_row = true;
+        t->slot->unbreakable = unbreakable;
+        PyObject *result = itr_call_with(c, c->row, &arg, 1);
+        uint32_t broken = itr_exact_leave(t, &outer);
+        Py_DECREF(arg);
+        if (result == NULL) {
+            return NULL;
+        }
+        PyObject *done = PyObject_CallMethod(c->self, "is_done", NULL);
+        int ended = done == NULL ? -1 : PyObject_IsTrue(done);
+        Py_XDECREF(done);
+        if (ended != 0 || (broken == 0 && bounded && now_ns() >= deadline)) {
+            if (ended > 0 && broken != 0) {
+                itr_api->kick(t->ref);
+            }
+            if (ended < 0) {
+                Py_CLEAR(result);
+            }
+            return result;
+        }
+        Py_DECREF(result);
+        if (broken != 0 && itr_deliver_here(t)) {
+            return NULL;
+        }
+        unbreakable = unbreakable || broken != 0;
+        if (bounded && now_ns() >= deadline) {
+            Py_RETURN_NONE;
+        }
+    }
+}

@@ -1,0 +1,187 @@
+/* Repairs exception tables (3.11+).
+ *
+ * The compiler leaves some back edges out of the table though the loop they close is in it (CPython issues 108214, 130279,
+ * 148278): an exception raised in the edge's own check then escapes the `try` around the loop. The table is read and
+ * written here as Objects/exception_handling_notes.txt describes it: per entry start, size, target and depth<<1|lasti,
+ * each in 6-bit digits, most significant first, 0x40 on all but the last digit and 0x80 on the first byte of an entry. */
+#include "exception_table.h"
+
+#if PY_VERSION_HEX >= 0x030B0000
+
+#include <stdbool.h>
+#include <string.h>
+
+struct entry {
+    int start, end, target, depth_lasti; /* code units; end is exclusive */
+};
+
+struct table {
+    struct entry *entries;
+    Py_ssize_t n;
+};
+
+static int read_number(const unsigned char **at, const unsigned char *end) {
+    int value = 0;
+    while (*at < end) {
+        unsigned char byte = *(*at)++;
+        value = value << 6 | (byte & 0x3f);
+        if ((byte & 0x40) == 0) {
+            break;
+        }
+    }
+    return value;
+}
+
+static bool read_table(PyObject *bytes, struct table *table, Py_ssize_t extra) {
+    const unsigned char *at = (const unsigned char *)PyBytes_AS_STRING(bytes);
+    const unsigned char *end = at + PyBytes_GET_SIZE(bytes);
+    table->n = 0;
+    table->entries = PyMem_Malloc((size_t)(PyBytes_GET_SIZE(bytes) / 4 + 1 + extra) * sizeof *table->entries);
+    if (table->entries == NULL) {
+        PyErr_NoMemory();
+        return false;
+    }
+    while (at < end) {
+        struct entry *e = &table->entries[table->n++];
+        e->start = read_number(&at, end);
+        e->end = e->start + read_number(&at, end);
+        e->target = read_number(&at, end);
+        e->depth_lasti = read_number(&at, end);
+    }
+    return true;
+}
+
+static const struct entry *entry_at(const struct table *table, int unit) {
+    for (Py_ssize_t i = 0; i < table->n; i++) {
+        if (unit >= table->entries[i].start && unit < table->entries[i].end) {
+            return &table->entries[i];
+        }
+    }
+    return NULL;
+}
+
+/* Is `outer` the handler of something that encloses `inner`? A handler is itself covered by what encloses its `try`. */
+static bool encloses(const struct table *table, const struct entry *outer, const struct entry *inner) {
+    for (int i = 0; inner != NULL && i < 100; i++) {
+        inner = entry_at(table, inner->target);
+        if (inner != NULL && inner->target == outer->target) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static unsigned char *write_number(unsigned char *at, int value, unsigned char first) {
+    int digits = 1;
+    while (digits < 5 && value >> (6 * digits) != 0) {
+        digits++;
+    }
+    for (int i = digits - 1; i >= 0; i--) {
+        *at++ = (unsigned char)(((value >> (6 * i)) & 0x3f) | (i > 0 ? 0x40 : 0) | first);
+        first = 0;
+    }
+    return at;
+}
+
+static PyObject *write_table(const struct table *table) {
+    unsigned char *buffer = PyMem_Malloc((size_t)table->n * 20 + 1);
+    if (buffer == NULL) {
+        return PyErr_NoMemory();
+    }
+    unsigned char *at = buffer;
+    for (Py_ssize_t i = 0; i < table->n; i++) {
+        const struct entry *e = &table->entries[i];
+        at = write_number(at, e->start, 0x80);
+        at = write_number(at, e->end - e->start, 0);
+        at = write_number(at, e->target, 0);
+        at = write_number(at, e->depth_lasti, 0);
+    }
+    PyObject *bytes = PyBytes_FromStringAndSize((const char *)buffer, at - buffer);
+    PyMem_Free(buffer);
+    return bytes;
+}
+
+/* Put {unit, unit + 1} -> like `handler` into the table, splitting what covered it. The table stays sorted by start, as
+ * the look-up's binary search wants. */
+static void insert(struct table *table, int unit, struct entry handler) {
+    struct entry *e = table->entries;
+    Py_ssize_t i = 0;
+    while (i < table->n && e[i].end <= unit) {
+        i++;
+    }
+    struct entry fresh = {unit, unit + 1, handler.target, handler.depth_lasti};
+    struct entry pieces[3];
+    int n = 0;
+    Py_ssize_t replaced = 0;
+    if (i < table->n && e[i].start <= unit) {
+        struct entry old = e[i];
+        replaced = 1;
+        if (old.start < unit) {
+            pieces[n++] = (struct entry){old.start, unit, old.target, old.depth_lasti};
+        }
+        pieces[n++] = fresh;
+        if (unit + 1 < old.end) {
+            pieces[n++] = (struct entry){unit + 1, old.end, old.target, old.depth_lasti};
+        }
+    } else {
+        pieces[n++] = fresh;
+    }
+    memmove(&e[i + n], &e[i + replaced], (size_t)(table->n - i - replaced) * sizeof *e);
+    memcpy(&e[i], pieces, (size_t)n * sizeof *e);
+    table->n += n - replaced;
+}
+
+/* hash(code) covers the table, and code objects are dict keys in tools: the new bytes carry the old one's cached hash. */
+static void keep_hash(PyObject *from, PyObject *to) {
+    Py_hash_t hash = PyObject_Hash(from);
+#if defined(__GNUC__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+#endif
+    ((PyBytesObject *)to)->ob_shash = hash;
+#if defined(__GNUC__)
+#pragma GCC diagnostic pop
+#endif
+}
+
+/* Units of cache behind JUMP_BACKWARD: the jump counts from behind them. */
+static int caches_after_jump(PyObject *bytes, int unit) {
+    int units = 0;
+    Py_ssize_t n = PyBytes_GET_SIZE(bytes) / 2;
+    while (unit + 1 + units < n && PyBytes_AS_STRING(bytes)[(unit + 1 + units) * 2] == 0) { /* CACHE is opcode 0 */
+        units++;
+    }
+    return units;
+}
+
+int itr_repair_table(PyCodeObject *code, PyObject *bytes, int lasti, int arg) {
+    PyObject *old = code->co_exceptiontable;
+    if (old == NULL || PyBytes_GET_SIZE(old) == 0) {
+        return 0; /* no handler anywhere in this function */
+    }
+    int unit = lasti / 2;
+    int target = unit + 1 + caches_after_jump(bytes, unit) - arg;
+    struct table table;
+    if (!read_table(old, &table, 3)) {
+        return -1;
+    }
+    const struct entry *edge = entry_at(&table, unit);
+    const struct entry *loop = target >= 0 ? entry_at(&table, target) : NULL;
+    int result = 0;
+    if (loop != NULL && (edge == NULL || (edge->target != loop->target && encloses(&table, edge, loop)))) {
+        insert(&table, unit, *loop);
+        PyObject *repaired = write_table(&table);
+        if (repaired == NULL) {
+            result = -1;
+        } else {
+            keep_hash(old, repaired);
+            code->co_exceptiontable = repaired; /* the old bytes stay alive: a look-up may be reading them */
+        }
+    }
+    PyMem_Free(table.entries);
+    return result;
+}
+
+#else
+typedef int itr_no_exception_tables;
+#endif

@@ -1,0 +1,11 @@
+/* Exception tables (3.11+): see exception_table.c. */
+#ifndef ITR_EXCEPTION_TABLE_H
+#define ITR_EXCEPTION_TABLE_H
+
+#include <Python.h>
+
+/* Give the back edge at byte offset `lasti` with jump argument `arg` the handler that its target has, if it has none of
+ * its own or only an outer one. 0: the table is right now. -1 with an exception set: it could not be repaired. */
+int itr_repair_table(PyCodeObject *code, PyObject *bytes, int lasti, int arg);
+
+#endif

@@ -1,0 +1,396 @@
+/* Choosing the instruction (DESIGN 4.2, 4.3, 4.6; evidence in delivery_experiments.md).
+ *
+ * Fit are back edges and function entries: nothing but loop iterators and arguments is on the value stack there. Behind a
+ * call its result is on the stack, and an exception would lose it. */
+#include "core.h"
+#include "exception_table.h"
+
+#include <string.h>
+
+/* Opcodes, by the numbers of this interpreter; -1: it has no such opcode. */
+static int op_resume = -1;
+static int back_edges[16];
+static int n_back_edges;
+static bool jumps_are_absolute; /* up to 3.10: a back edge is known by its target */
+static int op_extended_arg = -1;
+static bool is_store[256];      /* opcodes that take a value off the stack for good */
+static bool is_call[256];
+
+static PyObject *protected_globals; /* {id(dict): dict}: code that must not be cut */
+static PyObject *uninterruptible;   /* {code: None} */
+static char *stdlib_prefix;
+static PyObject *threading_globals;
+static PyObject *code_bootstrap;
+
+static int number(PyObject *opmap, const char *name) {
+    PyObject *value = PyDict_GetItemString(opmap, name);
+    return value == NULL ? -1 : (int)PyLong_AsLong(value);
+}
+
+int itr_inject_protect(PyObject *globals) {
+    PyObject *key = PyLong_FromVoidPtr(globals);
+    int result = key == NULL ? -1 : PyDict_SetItem(protected_globals, key, globals);
+    Py_XDECREF(key);
+    return result;
+}
+
+int itr_inject_uninterruptible(PyObject *code) { return PyDict_SetItem(uninterruptible, code, Py_None); }
+
+static PyObject *code_of_method(PyObject *module, const char *type, const char *name) {
+    PyObject *cls = PyObject_GetAttrString(module, type);
+    PyObject *function = cls == NULL ? NULL : PyObject_GetAttrString(cls, name);
+    PyObject *code = function == NULL ? NULL : PyObject_GetAttrString(function, "__code__");
+    Py_XDECREF(cls);
+    Py_XDECREF(function);
+    return code;
+}
+
+int itr_inject_setup(PyObject *opmap, PyObject *protected_list, PyObject *stdlib) {
+    static const char *const edges[] = {"JUMP_BACKWARD",
+                                        "POP_JUMP_BACKWARD_IF_TRUE",
+                                        "POP_JUMP_BACKWARD_IF_FALSE",
+                                        "POP_JUMP_BACKWARD_IF_NONE",
+                                        "POP_JUMP_BACKWARD_IF_NOT_NONE"};
+    static const char *const absolute[] = {"JUMP_ABSOLUTE", "POP_JUMP_IF_TRUE", "POP_JUMP_IF_FALSE"};
+    static const char *const stores[] = {"STORE_FAST",   "STORE_NAME",   "STORE_GLOBAL", "STORE_DEREF",
+                                         "STORE_ATTR",   "STORE_SUBSCR", "POP_TOP",      "STORE_SLICE",
+                                         "UNPACK_SEQUENCE", "STORE_FAST_STORE_FAST", "STORE_FAST_LOAD_FAST"};
+    n_back_edges = 0;
+    for (size_t i = 0; i < sizeof edges / sizeof *edges; i++) {
+        int op = number(opmap, edges[i]);
+        if (op >= 0) {
+            back_edges[n_back_edges++] = op;
+        }
+    }
+    jumps_are_absolute = n_back_edges == 0;
+    for (size_t i = 0; jumps_are_absolute && i < sizeof absolute / sizeof *absolute; i++) {
+        int op = number(opmap, absolute[i]);
+        if (op >= 0) {
+            back_edges[n_back_edges++] = op;
+        }
+    }
+    for (size_t i = 0; i < sizeof stores / sizeof *stores; i++) {
+        int op = number(opmap, stores[i]);
+        if (op >= 0 && op < 256) {
+            is_store[op] = true;
+        }
+    }
+    PyObject *name, *value;
+    Py_ssize_t at = 0;
+    while (PyDict_Next(opmap, &at, &name, &value)) {
+        long op = PyLong_AsLong(value);
+        const char *text = PyUnicode_AsUTF8(name);
+        if (op >= 0 && op < 256 && text != NULL && strncmp(text, "CALL", 4) == 0) {
+            is_call[op] = true;
+        }
+    }
+    op_resume = number(opmap, "RESUME");
+    op_extended_arg = number(opmap, "EXTENDED_ARG");
+    if (protected_globals == NULL) {
+        protected_globals = PyDict_New();
+        uninterruptible = PyDict_New();
+        PyObject *threading = PyImport_ImportModule("threading");
+        if (protected_globals == NULL || uninterruptible == NULL || threading == NULL) {
+            return -1;
+        }
+        threading_globals = PyModule_GetDict(threading);
+        Py_INCREF(threading_globals);
+        code_bootstrap = code_of_method(threading, "Thread", "_bootstrap_inner");
+        Py_DECREF(threading);
+        if (code_bootstrap == NULL) {
+            return -1;
+        }
+    }
+    const char *prefix = PyUnicode_AsUTF8(stdlib);
+    char *copy = prefix == NULL ? NULL : PyMem_RawMalloc(strlen(prefix) + 1);
+    if (copy == NULL) {
+        return -1;
+    }
+    strcpy(copy, prefix);
+    PyMem_RawFree(stdlib_prefix);
+    stdlib_prefix = copy;
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(protected_list); i++) {
+        if (itr_inject_protect(PyList_GET_ITEM(protected_list, i)) != 0) {
+            return -1;
+        }
+    }
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+/* ---- frames ------------------------------------------------------------------------------------------------------------------ */
+
+const void *itr_frame_now(PyThreadState *tstate) {
+#if PY_VERSION_HEX >= 0x030D0000
+    return tstate->current_frame;
+#elif PY_VERSION_HEX >= 0x030B0000
+    return tstate->cframe->current_frame;
+#else
+    return tstate->frame;
+#endif
+}
+
+#if PY_VERSION_HEX >= 0x030B0000
+static int lasti_of(PyFrameObject *frame) { return PyFrame_GetLasti(frame); }
+static PyObject *globals_of(PyFrameObject *frame) { return PyFrame_GetGlobals(frame); }
+#else
+static int lasti_of(PyFrameObject *frame) {
+#if PY_VERSION_HEX >= 0x030A0000
+    return frame->f_lasti < 0 ? -1 : frame->f_lasti * 2;
+#else
+    return frame->f_lasti;
+#endif
+}
+static PyObject *globals_of(PyFrameObject *frame) {
+    Py_INCREF(frame->f_globals);
+    return frame->f_globals;
+}
+#endif
+
+#if PY_VERSION_HEX >= 0x030B0000 && PY_VERSION_HEX < 0x030C0000
+/* 3.11's interpreter frame, as far as it is looked at; checked against PyFrame_GetLasti() in itr_inject_setup(). */
+struct frame_3_11 {
+    void *f_func, *f_globals, *f_builtins, *f_locals;
+    PyCodeObject *f_code;
+    void *frame_obj, *previous;
+    const void *prev_instr;
+};
+struct frame_object_3_11 {
+    PyObject_HEAD
+    void *f_back;
+    const struct frame_3_11 *f_frame;
+};
+static const void *raw_of(PyFrameObject *frame) { return ((const struct frame_object_3_11 *)(void *)frame)->f_frame; }
+#else
+static const void *raw_of(PyFrameObject *frame) { return frame; }
+#endif
+
+bool itr_inject_probe(void) {
+#if PY_VERSION_HEX >= 0x030B0000 && PY_VERSION_HEX < 0x030C0000
+    PyFrameObject *frame = PyEval_GetFrame();
+    const struct frame_3_11 *raw = frame == NULL ? NULL : raw_of(frame);
+    PyCodeObject *code = frame == NULL ? NULL : PyFrame_GetCode(frame);
+    bool same = frame == NULL ||
+                (raw == itr_frame_now(PyThreadState_Get()) && raw->f_code == code &&
+                 (const char *)raw->prev_instr - (const char *)code->co_code_adaptive == PyFrame_GetLasti(frame));
+    Py_XDECREF(code);
+    return same;
+#else
+    return true;
+#endif
+}
+
+static bool is_protected(PyFrameObject *frame) {
+    PyObject *globals = globals_of(frame);
+    PyObject *key = PyLong_FromVoidPtr(globals);
+    bool found = key != NULL && PyDict_GetItem(protected_globals, key) != NULL;
+    Py_XDECREF(key);
+    Py_DECREF(globals);
+    return found;
+}
+
+static bool named(PyCodeObject *code, const char *name) { return PyUnicode_CompareWithASCIIString(code->co_name, name) == 0; }
+
+/* Standard library code that is not one of the protected modules: whose callee it is decides. */
+static bool is_library(PyCodeObject *code) {
+    const char *file = PyUnicode_AsUTF8(code->co_filename);
+    if (file == NULL) {
+        PyErr_Clear();
+        return false;
+    }
+    size_t n = strlen(stdlib_prefix);
+    return n > 0 && strncmp(file, stdlib_prefix, n) == 0 && strstr(file + n, "-packages") == NULL;
+}
+
+/* Walks the stack from `frame` down: may it be cut at all? (DESIGN 4.6) Steals the reference. */
+static bool stack_may_be_cut(PyFrameObject *frame, bool *result_pending, struct itr_thread *t) {
+    bool above_user = true;
+    bool ok = true;
+    bool noted_seen = t->noted_frame == NULL;
+    *result_pending = false;
+    while (frame != NULL && ok) {
+        PyCodeObject *code = PyFrame_GetCode(frame);
+        if (above_user) {
+            if (is_protected(frame)) {
+                ok = false;
+            } else if (!is_library(code)) {
+                above_user = false;
+            }
+        }
+        if (ok && (named(code, "__del__") || named(code, "__exit__") || named(code, "__aexit__") ||
+                   PyDict_GetItem(uninterruptible, (PyObject *)code) != NULL)) {
+            ok = false;
+        }
+        if (t->noted_frame == raw_of(frame)) {
+            noted_seen = true;
+            *result_pending = *result_pending || t->noted_lasti == lasti_of(frame);
+        }
+        Py_DECREF(code);
+        PyFrameObject *back = PyFrame_GetBack(frame);
+        Py_DECREF(frame);
+        frame = back;
+    }
+    Py_XDECREF(frame);
+    t->noted_gone = !noted_seen;
+    return ok;
+}
+
+static PyObject *bytes_of(PyCodeObject *code) {
+#if PY_VERSION_HEX >= 0x030B0000
+    return PyCode_GetCode(code); /* without specialisation and instrumentation */
+#else
+    Py_INCREF(code->co_code);
+    return code->co_code;
+#endif
+}
+
+static bool is_back_edge(const unsigned char *bytes, Py_ssize_t n, int at, int *op_out, int *arg_out) {
+    int arg = 0;
+    int start = at;
+    while (start >= 2 && bytes[start - 2] == op_extended_arg) {
+        start -= 2;
+    }
+    for (int i = start; i <= at && i + 1 < n; i += 2) {
+        arg = arg << 8 | bytes[i + 1];
+    }
+    *op_out = bytes[at];
+    *arg_out = arg;
+    for (int i = 0; i < n_back_edges; i++) {
+        if (back_edges[i] == bytes[at]) {
+#if PY_VERSION_HEX >= 0x030A0000
+            return !jumps_are_absolute || arg * 2 <= at;
+#else
+            return !jumps_are_absolute || arg <= at;
+#endif
+        }
+    }
+    return false;
+}
+
+/* f(recv()): the callee's argument is a call's result, perhaps an exact call's, and still on the caller's stack. True
+ * when the caller has called something since it last took a value off its stack for good; too often, which only defers. */
+static bool caller_holds_result(PyFrameObject *frame) {
+    PyFrameObject *back = PyFrame_GetBack(frame);
+    if (back == NULL) {
+        return false;
+    }
+    PyCodeObject *code = PyFrame_GetCode(back);
+    int now = lasti_of(back);
+    PyObject *bytes = bytes_of(code);
+    bool held = false;
+    for (int i = 0; bytes != NULL && i < now && i < PyBytes_GET_SIZE(bytes); i += 2) {
+        unsigned char op = (unsigned char)PyBytes_AS_STRING(bytes)[i];
+        held = is_call[op] || (held && !is_store[op]);
+    }
+    Py_XDECREF(bytes);
+    Py_DECREF(code);
+    Py_DECREF(back);
+    PyErr_Clear();
+    return held;
+}
+
+static bool tracing_now(PyThreadState *tstate) { return tstate->tracing != 0; }
+
+enum itr_fit itr_fit_position(struct itr_thread *t, PyThreadState *tstate) {
+    if (atomic_load_explicit(&t->slot->exact, memory_order_relaxed) != 0 ||
+        atomic_load_explicit(&t->slot->mask, memory_order_relaxed) != ITR_MASK_NONE || tracing_now(tstate)) {
+        return ITR_UNFIT;
+    }
+    PyFrameObject *frame = PyThreadState_GetFrame(tstate);
+    if (frame == NULL) {
+        return ITR_UNFIT;
+    }
+    PyCodeObject *code = PyFrame_GetCode(frame);
+    int lasti = lasti_of(frame);
+    enum itr_fit fit = ITR_UNFIT_CALL;
+    PyObject *bytes = NULL;
+    bool entry = false;
+    bool edge = false;
+    int op = 0;
+    int arg = 0;
+    if (lasti < 0) {
+#if PY_VERSION_HEX < 0x030B0000
+        entry = true; /* a frame that has not begun */
+#endif
+    } else {
+        bytes = bytes_of(code);
+        if (bytes != NULL && lasti + 1 < PyBytes_GET_SIZE(bytes)) {
+            const unsigned char *raw = (const unsigned char *)PyBytes_AS_STRING(bytes);
+            edge = is_back_edge(raw, PyBytes_GET_SIZE(bytes), lasti, &op, &arg);
+            entry = op == op_resume && (arg & 3) == 0;
+        }
+    }
+    if ((entry && !caller_holds_result(frame)) || edge) {
+        fit = ITR_FIT;
+    } else if (entry) {
+        fit = ITR_UNFIT;
+    }
+    bool result_pending = false;
+    Py_INCREF(frame);
+    if (!stack_may_be_cut(frame, &result_pending, t) || (result_pending && fit == ITR_UNFIT_CALL)) {
+        fit = ITR_UNFIT;
+    }
+#if PY_VERSION_HEX >= 0x030B0000
+    /* A back edge outside the exception table whose target is in it: the source's `try` would not catch (whole classes of
+     * loops on 3.11-3.14). Declining would hang: it may be the loop's only check. */
+    if (fit == ITR_FIT && edge && itr_repair_table(code, bytes, lasti, arg) != 0) {
+        PyErr_Clear();
+        fit = ITR_UNFIT;
+    }
+#endif
+    PyErr_Clear();
+    Py_XDECREF(bytes);
+    Py_DECREF(code);
+    Py_DECREF(frame);
+    return fit;
+}
+
+void itr_note_exact(struct itr_thread *t) {
+#if !ITR_BY_PENDING_CALL
+    t->exact_count++;
+    t->noted_frame = itr_frame_now(t->tstate);
+#if PY_VERSION_HEX >= 0x030B0000
+    const struct frame_3_11 *raw = t->noted_frame;
+    t->noted_lasti = raw == NULL ? -1 : (int)((const char *)raw->prev_instr - (const char *)raw->f_code->co_code_adaptive);
+#else
+    t->noted_lasti = t->tstate->frame == NULL ? -1 : lasti_of(t->tstate->frame);
+#endif
+#else
+    (void)t; /* from 3.12 nothing is ever injected behind a call */
+#endif
+}
+
+/* ---- exact calls: where they must not raise ---------------------------------------------------------------------------------- */
+
+bool itr_may_raise_here(void) {
+    PyFrameObject *frame = PyThreadState_GetFrame(PyThreadState_Get());
+    PyFrameObject *above = NULL; /* the frame that `frame` called */
+    bool ok = true;
+    bool top = true;
+    while (frame != NULL && ok) {
+        PyCodeObject *code = PyFrame_GetCode(frame);
+        if (top && named(code, "_acquire_restore")) {
+            PyObject *globals = globals_of(frame);
+            ok = globals != threading_globals; /* Condition: the enclosing `with` releases the lock whatever happens */
+            Py_DECREF(globals);
+        } else if ((PyObject *)code == code_bootstrap) {
+            /* threading's own bookkeeping around run(): nobody could catch it, and the thread would not be accounted for. */
+            if (above == NULL) {
+                ok = false;
+            } else {
+                PyObject *globals = globals_of(above);
+                PyCodeObject *above_code = PyFrame_GetCode(above);
+                ok = globals != threading_globals || named(above_code, "run");
+                Py_DECREF(above_code);
+                Py_DECREF(globals);
+            }
+        }
+        top = false;
+        Py_DECREF(code);
+        Py_XDECREF(above);
+        above = frame;
+        frame = PyFrame_GetBack(frame);
+    }
+    Py_XDECREF(above);
+    Py_XDECREF(frame);
+    return ok;
+}

@@ -1,0 +1,567 @@
+/* Interrupt records, the handles on them, and the queue of each thread. The GIL serialises all of it; what other threads
+ * may look at without the GIL is the slot's `pending` word. */
+#include "core.h"
+
+#include <structmember.h>
+
+PyObject *itr_default_exception;
+static unsigned long long next_id = 1;
+static PyObject *prestart_records; /* {id(thread): [records]}; a record holds its thread */
+static PyObject *begun;            /* {id(thread): ident}: its runner is at work, though threading may not say so yet */
+
+static PyObject *allocate_lock(void) {
+    PyObject *module = PyImport_ImportModule("_thread");
+    PyObject *lock = module == NULL ? NULL : PyObject_CallMethod(module, "allocate_lock", NULL);
+    Py_XDECREF(module);
+    return lock;
+}
+
+/* ---- records ------------------------------------------------------------------------------------------------------------- */
+
+itr_record *itr_record_new(PyObject *exc, PyObject *reason) {
+    itr_record *r = PyObject_New(itr_record, &itr_record_type);
+    if (r == NULL) {
+        return NULL;
+    }
+    r->id = next_id++;
+    r->exc = exc == NULL || exc == Py_None ? itr_default_exception : exc;
+    Py_INCREF(r->exc);
+    r->reason = reason == NULL ? Py_None : reason;
+    Py_INCREF(r->reason);
+    r->source = PyThread_get_thread_ident();
+    r->instance = NULL;
+    r->state = ITR_STATE_PENDING;
+    r->target = 0;
+    r->holders = 0;
+    r->waiters = NULL;
+    r->thread = NULL;
+    return r;
+}
+
+static void record_dealloc(PyObject *self) {
+    itr_record *r = (itr_record *)self;
+    Py_XDECREF(r->exc);
+    Py_XDECREF(r->reason);
+    Py_XDECREF(r->instance);
+    Py_XDECREF(r->waiters);
+    Py_XDECREF(r->thread);
+    PyObject_Free(self);
+}
+
+PyTypeObject itr_record_type = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "interruptible_threading._core._Record",
+    .tp_basicsize = sizeof(itr_record),
+    .tp_dealloc = record_dealloc,
+    .tp_flags = Py_TPFLAGS_DEFAULT,
+};
+
+/* Final unless it is re-recorded. Lets every wait() go. Keeps the current exception. */
+void itr_record_resolve(itr_record *record, enum itr_state state) {
+    record->state = state;
+    if (state != ITR_STATE_DELIVERED) {
+        Py_CLEAR(record->thread);
+    }
+    if (record->waiters == NULL) {
+        return;
+    }
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyObject *waiters = record->waiters;
+    record->waiters = NULL;
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(waiters); i++) {
+        PyObject *done = PyObject_CallMethod(PyList_GET_ITEM(waiters, i), "release", NULL);
+        if (done == NULL) {
+            PyErr_Clear();
+        }
+        Py_XDECREF(done);
+    }
+    Py_DECREF(waiters);
+    PyErr_Restore(type, value, traceback);
+}
+
+static bool same_exc(PyObject *a, PyObject *b) {
+    if (a == b) {
+        return true;
+    }
+    int equal = PyObject_RichCompareBool(a, b, Py_EQ);
+    if (equal < 0) {
+        PyErr_Clear();
+    }
+    return equal == 1;
+}
+
+int itr_record_enqueue(struct itr_thread *t, itr_record *record) {
+    if (PyList_Append(t->queue, (PyObject *)record) != 0) {
+        return -1;
+    }
+    record->target = t->ref;
+    return 0;
+}
+
+PyObject *itr_interrupt_thread(struct itr_thread *t, PyObject *exc, PyObject *reason) {
+    itr_async_settle(t);
+    PyObject *wanted = exc == NULL || exc == Py_None ? itr_default_exception : exc;
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(t->queue); i++) {
+        itr_record *pending = (itr_record *)PyList_GET_ITEM(t->queue, i);
+        if (same_exc(pending->exc, wanted)) {
+            return itr_handle_new(pending);
+        }
+    }
+    itr_record *record = itr_record_new(exc, reason);
+    if (record == NULL) {
+        return NULL;
+    }
+    PyObject *handle = itr_handle_new(record);
+    if (handle == NULL || (!t->ended && itr_record_enqueue(t, record) != 0)) {
+        Py_XDECREF(handle);
+        Py_DECREF(record);
+        return NULL;
+    }
+    if (t->ended) {
+        itr_record_resolve(record, ITR_STATE_DISCARDED);
+    } else {
+        itr_api->raise(t->ref, ITR_PENDING_PY);
+        if (t->redirect != NULL && t->user_masks[ITR_MASK_ALL] == 0) {
+            PyObject *told = PyObject_CallObject(t->redirect, NULL);
+            if (told == NULL) {
+                PyErr_WriteUnraisable(t->redirect);
+            }
+            Py_XDECREF(told);
+        } else {
+            itr_async_try(t);
+        }
+    }
+    Py_DECREF(record);
+    return handle;
+}
+
+/* ---- taking and raising --------------------------------------------------------------------------------------------------- */
+
+static void set_attribute(PyObject *instance, const char *name, PyObject *value) {
+    if (value == NULL || PyObject_SetAttrString(instance, name, value) != 0) {
+        PyErr_Clear(); /* an exception with __slots__ or a read-only attribute is raised without it */
+    }
+    Py_XDECREF(value);
+}
+
+static PyObject *instance_of(itr_record *record) {
+    PyObject *instance = NULL;
+    if (PyExceptionInstance_Check(record->exc)) {
+        instance = record->exc;
+        Py_INCREF(instance);
+    } else {
+        instance = PyObject_CallObject(record->exc, NULL);
+        if (instance != NULL && !PyExceptionInstance_Check(instance)) {
+            PyErr_Format(PyExc_TypeError, "calling %R should have returned an exception, not %R", record->exc, instance);
+            Py_CLEAR(instance);
+        }
+    }
+    if (instance != NULL) {
+        Py_INCREF(record->reason);
+        set_attribute(instance, "reason", record->reason);
+        set_attribute(instance, "source", PyLong_FromUnsignedLong(record->source));
+        set_attribute(instance, "interrupt_id", PyLong_FromUnsignedLongLong(record->id));
+        Py_INCREF(instance);
+        Py_XSETREF(record->instance, instance);
+    }
+    return instance;
+}
+
+static itr_record *next_record(struct itr_thread *t) {
+    if (PyList_GET_SIZE(t->queue) > 0) {
+        itr_record *record = (itr_record *)PyList_GET_ITEM(t->queue, 0);
+        Py_INCREF(record);
+        if (PyList_SetSlice(t->queue, 0, 1, NULL) != 0) {
+            PyErr_Clear();
+        }
+        if (PyList_GET_SIZE(t->queue) == 0) {
+            itr_api->consume(t->slot, ITR_PENDING_PY);
+        }
+        return record;
+    }
+    if ((atomic_load_explicit(&t->slot->pending, memory_order_acquire) & ITR_PENDING_API) != 0) {
+        itr_api->consume(t->slot, ITR_PENDING_API);
+        itr_record *record = itr_record_new(NULL, NULL);
+        if (record != NULL) {
+            record->source = 0; /* itr_interrupt() does not say who called it */
+            record->target = t->ref;
+        }
+        return record;
+    }
+    return NULL;
+}
+
+PyObject *itr_take(struct itr_thread *t) {
+    itr_record *record = next_record(t);
+    if (record == NULL) {
+        return NULL;
+    }
+    PyObject *instance = instance_of(record);
+    itr_record_resolve(record, ITR_STATE_DELIVERED);
+    Py_XSETREF(t->last, record);
+    return instance;
+}
+
+bool itr_raise_next(struct itr_thread *t) {
+    PyObject *instance = itr_take(t);
+    if (instance != NULL) {
+        PyErr_SetObject((PyObject *)Py_TYPE(instance), instance);
+        t->last_exact = instance;
+        Py_DECREF(instance);
+    }
+    return PyErr_Occurred() != NULL;
+}
+
+void itr_thread_end(struct itr_thread *t) {
+    itr_async_recall(t);
+    t->ended = true;
+    while (PyList_GET_SIZE(t->queue) > 0) {
+        itr_record *record = (itr_record *)PyList_GET_ITEM(t->queue, 0);
+        Py_INCREF(record);
+        if (PyList_SetSlice(t->queue, 0, 1, NULL) != 0) {
+            PyErr_Clear();
+        }
+        itr_record_resolve(record, ITR_STATE_DISCARDED);
+        Py_DECREF(record);
+    }
+    itr_api->consume(t->slot, ITR_PENDING_PY | ITR_PENDING_API);
+    Py_CLEAR(t->last);
+    t->last_exact = NULL;
+    Py_CLEAR(t->redirect);
+    atomic_store_explicit(&t->redirected, 0, memory_order_release);
+}
+
+/* ---- unstarted threads ------------------------------------------------------------------------------------------------------ */
+
+int itr_prestart_begun(PyObject *thread, const struct itr_thread *t) {
+    PyObject *key = PyLong_FromVoidPtr(thread);
+    PyObject *ident = t == NULL ? NULL : PyLong_FromUnsignedLong(t->ident);
+    int result = -1;
+    if (begun == NULL) {
+        begun = PyDict_New();
+    }
+    if (key != NULL && begun != NULL) {
+        result = ident != NULL ? PyDict_SetItem(begun, key, ident) : PyDict_DelItem(begun, key);
+    }
+    Py_XDECREF(ident);
+    Py_XDECREF(key);
+    return result;
+}
+
+/* Between the runner's first step and the moment threading sets _started, the thread looks unstarted from outside. */
+static struct itr_thread *already_running(PyObject *key) {
+    PyObject *ident = key == NULL || begun == NULL ? NULL : PyDict_GetItem(begun, key);
+    return ident == NULL ? NULL : itr_thread_find(PyLong_AsUnsignedLong(ident));
+}
+
+PyObject *itr_prestart(PyObject *thread, PyObject *exc, PyObject *reason) {
+    if (prestart_records == NULL && (prestart_records = PyDict_New()) == NULL) {
+        return NULL;
+    }
+    PyObject *key = PyLong_FromVoidPtr(thread);
+    struct itr_thread *running = already_running(key);
+    if (running != NULL) {
+        Py_DECREF(key);
+        return itr_interrupt_thread(running, exc, reason);
+    }
+    PyObject *list = key == NULL ? NULL : PyDict_GetItem(prestart_records, key);
+    PyObject *handle = NULL;
+    PyObject *wanted = exc == NULL || exc == Py_None ? itr_default_exception : exc;
+    for (Py_ssize_t i = 0; list != NULL && i < PyList_GET_SIZE(list) && handle == NULL; i++) {
+        itr_record *pending = (itr_record *)PyList_GET_ITEM(list, i);
+        if (same_exc(pending->exc, wanted)) {
+            handle = itr_handle_new(pending);
+        }
+    }
+    if (key != NULL && handle == NULL && !PyErr_Occurred()) {
+        itr_record *record = itr_record_new(exc, reason);
+        PyObject *fresh = list == NULL ? PyList_New(0) : NULL;
+        if (record != NULL && (list != NULL || (fresh != NULL && PyDict_SetItem(prestart_records, key, fresh) == 0))) {
+            Py_INCREF(thread); /* keeps the key's address from being reused; gone when it is resolved */
+            record->thread = thread;
+            if (PyList_Append(list != NULL ? list : fresh, (PyObject *)record) == 0) {
+                handle = itr_handle_new(record);
+            }
+        }
+        Py_XDECREF(fresh);
+        Py_XDECREF(record);
+    }
+    Py_XDECREF(key);
+    return handle;
+}
+
+PyObject *itr_prestart_take(PyObject *thread) {
+    if (prestart_records == NULL || PyDict_GET_SIZE(prestart_records) == 0) {
+        return NULL;
+    }
+    PyObject *key = PyLong_FromVoidPtr(thread);
+    PyObject *list = key == NULL ? NULL : PyDict_GetItem(prestart_records, key);
+    if (list != NULL) {
+        Py_INCREF(list);
+        if (PyDict_DelItem(prestart_records, key) != 0) {
+            PyErr_Clear();
+        }
+        for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++) {
+            Py_CLEAR(((itr_record *)PyList_GET_ITEM(list, i))->thread);
+        }
+    }
+    Py_XDECREF(key);
+    return list;
+}
+
+int itr_prestart_pending(PyObject *thread) {
+    if (prestart_records == NULL) {
+        return 0;
+    }
+    PyObject *key = PyLong_FromVoidPtr(thread);
+    PyObject *list = key == NULL ? NULL : PyDict_GetItem(prestart_records, key);
+    int answer = list != NULL && PyList_GET_SIZE(list) > 0;
+    Py_XDECREF(key);
+    return key == NULL ? -1 : answer;
+}
+
+/* ---- handles ------------------------------------------------------------------------------------------------------------------ */
+
+typedef struct {
+    PyObject_HEAD
+    itr_record *record;
+    bool cancelled;
+} itr_handle;
+
+PyObject *itr_handle_new(itr_record *record) {
+    itr_handle *h = PyObject_New(itr_handle, &itr_handle_type);
+    if (h == NULL) {
+        return NULL;
+    }
+    Py_INCREF(record);
+    h->record = record;
+    h->cancelled = false;
+    record->holders++;
+    return (PyObject *)h;
+}
+
+static void handle_dealloc(PyObject *self) {
+    Py_XDECREF(((itr_handle *)self)->record);
+    PyObject_Free(self);
+}
+
+/* The thread of a pending record; a thread that ended without telling Python has discarded it. */
+static struct itr_thread *owner_of(itr_record *record) {
+    if (record->state != ITR_STATE_PENDING || record->target == 0) {
+        return NULL;
+    }
+    struct itr_slot *slot = itr_api->lock_ref(record->target);
+    struct itr_thread *t = NULL;
+    if (slot != NULL) {
+        t = atomic_load_explicit(&slot->user, memory_order_relaxed);
+        itr_api->unlock(slot);
+    }
+    if (t == NULL) {
+        itr_record_resolve(record, ITR_STATE_DISCARDED);
+    } else {
+        itr_async_settle(t);
+    }
+    return record->state == ITR_STATE_PENDING ? t : NULL;
+}
+
+static PyObject *handle_state(PyObject *self, void *unused) {
+    (void)unused;
+    itr_record *record = ((itr_handle *)self)->record;
+    struct itr_thread *t = owner_of(record);
+    const char *text = "pending";
+    switch (record->state) {
+    case ITR_STATE_PENDING:
+        text = t != NULL && (t->user_masks[ITR_MASK_ALL] != 0 || t->user_masks[ITR_MASK_BLOCKING] != 0) ? "masked"
+                                                                                                        : "pending";
+        break;
+    case ITR_STATE_DELIVERED:
+        text = "delivered";
+        break;
+    case ITR_STATE_RETRACTED:
+        text = "retracted";
+        break;
+    case ITR_STATE_DISCARDED:
+        text = "discarded";
+        break;
+    }
+    return PyUnicode_FromString(text);
+}
+
+static PyObject *handle_cancel(PyObject *self, PyObject *unused) {
+    (void)unused;
+    itr_handle *h = (itr_handle *)self;
+    itr_record *record = h->record;
+    struct itr_thread *t = owner_of(record);
+    if (record->state != ITR_STATE_PENDING || h->cancelled) {
+        Py_RETURN_FALSE;
+    }
+    if (record->holders > 1) {
+        h->cancelled = true;
+        record->holders--;
+        Py_RETURN_FALSE; /* others still want it */
+    }
+    if (t == NULL) { /* not started yet */
+        PyObject *key = record->thread == NULL ? NULL : PyLong_FromVoidPtr(record->thread);
+        PyObject *list = key == NULL || prestart_records == NULL ? NULL : PyDict_GetItem(prestart_records, key);
+        for (Py_ssize_t i = 0; list != NULL && i < PyList_GET_SIZE(list); i++) {
+            if (PyList_GET_ITEM(list, i) == (PyObject *)record) {
+                PyList_SetSlice(list, i, i + 1, NULL);
+                break;
+            }
+        }
+        if (list != NULL && PyList_GET_SIZE(list) == 0) {
+            PyDict_DelItem(prestart_records, key);
+        }
+        Py_XDECREF(key);
+        if (PyErr_Occurred()) {
+            return NULL;
+        }
+    } else {
+        bool only = PyList_GET_SIZE(t->queue) == 1 && PyList_GET_ITEM(t->queue, 0) == (PyObject *)record;
+        /* A call already broken for the head of the queue can be given no other result any more. */
+        bool head = PyList_GET_SIZE(t->queue) > 0 && PyList_GET_ITEM(t->queue, 0) == (PyObject *)record;
+        if (only && !itr_api->retract(t->ref, ITR_PENDING_PY)) {
+            Py_RETURN_FALSE;
+        }
+        if (head && !only && atomic_load_explicit(&t->slot->committed, memory_order_seq_cst) != 0) {
+            Py_RETURN_FALSE;
+        }
+        for (Py_ssize_t i = 0; i < PyList_GET_SIZE(t->queue); i++) {
+            if (PyList_GET_ITEM(t->queue, i) == (PyObject *)record && PyList_SetSlice(t->queue, i, i + 1, NULL) != 0) {
+                return NULL;
+            }
+        }
+    }
+    h->cancelled = true;
+    record->holders--;
+    itr_record_resolve(record, ITR_STATE_RETRACTED);
+    Py_RETURN_TRUE;
+}
+
+static PyObject *handle_wait(PyObject *self, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"timeout", NULL};
+    itr_record *record = ((itr_handle *)self)->record;
+    PyObject *timeout = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:wait", names, &timeout)) {
+        return NULL;
+    }
+    owner_of(record);
+    if (record->state != ITR_STATE_PENDING) {
+        Py_RETURN_TRUE;
+    }
+    PyObject *lock = allocate_lock();
+    PyObject *held = lock == NULL ? NULL : PyObject_CallMethod(lock, "acquire", NULL);
+    if (held == NULL || (record->waiters == NULL && (record->waiters = PyList_New(0)) == NULL) ||
+        PyList_Append(record->waiters, lock) != 0) {
+        Py_XDECREF(held);
+        Py_XDECREF(lock);
+        return NULL;
+    }
+    Py_DECREF(held);
+    /* The lock's own acquire: validates the time-out, gives up the GIL, and is interruptible. */
+    PyObject *got = timeout == Py_None ? PyObject_CallMethod(lock, "acquire", NULL)
+                                       : PyObject_CallMethod(lock, "acquire", "OO", Py_True, timeout);
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    if (record->waiters != NULL) {
+        Py_ssize_t at = PySequence_Index(record->waiters, lock);
+        if (at < 0 || PyList_SetSlice(record->waiters, at, at + 1, NULL) != 0) {
+            PyErr_Clear();
+        }
+    }
+    PyErr_Restore(type, value, traceback);
+    Py_DECREF(lock);
+    if (got == NULL) {
+        return NULL;
+    }
+    Py_DECREF(got);
+    owner_of(record);
+    return PyBool_FromLong(record->state != ITR_STATE_PENDING);
+}
+
+static PyObject *handle_explain(PyObject *self, PyObject *unused) {
+    (void)unused;
+    itr_record *record = ((itr_handle *)self)->record;
+    struct itr_thread *t = owner_of(record);
+    if (record->state != ITR_STATE_PENDING) {
+        PyObject *state = handle_state(self, NULL);
+        PyObject *text = state == NULL ? NULL : PyUnicode_FromFormat("interrupt %llu was %U", record->id, state);
+        Py_XDECREF(state);
+        return text;
+    }
+    if (t == NULL) {
+        return PyUnicode_FromFormat("interrupt %llu waits for its thread to start", record->id);
+    }
+    struct itr_slot *slot = t->slot;
+    const char *mask = t->user_masks[ITR_MASK_ALL] != 0        ? ", masked by critical_section()"
+                       : t->user_masks[ITR_MASK_BLOCKING] != 0 ? ", masked by deliver_on_blocking()"
+                                                               : "";
+    if (atomic_load_explicit(&slot->park, memory_order_acquire) == 0) {
+        return PyUnicode_FromFormat("interrupt %llu is pending: thread %lu runs Python or C code that does not wait%s",
+                                    record->id, t->ident, mask);
+    }
+    const char *call = atomic_load_explicit(&slot->call, memory_order_relaxed);
+    int fd = atomic_load_explicit(&slot->fd, memory_order_relaxed);
+    const char *how = atomic_load_explicit(&slot->exact, memory_order_relaxed) != 0 ? "called by CPython" : "called by a C library";
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    long ms = (long)(((int64_t)now.tv_sec * 1000000000 + now.tv_nsec -
+                      atomic_load_explicit(&slot->since_ns, memory_order_relaxed)) / 1000000);
+    return PyUnicode_FromFormat("interrupt %llu is pending: thread %lu is parked in %s(fd %d), %s, for %ld ms%s", record->id,
+                                t->ident, call, fd, how, ms, mask);
+}
+
+static PyObject *handle_get(PyObject *self, void *which) {
+    itr_record *record = ((itr_handle *)self)->record;
+    switch ((int)(intptr_t)which) {
+    case 0:
+        return PyLong_FromUnsignedLongLong(record->id);
+    case 1:
+        Py_INCREF(record->exc);
+        return record->exc;
+    case 2:
+        Py_INCREF(record->reason);
+        return record->reason;
+    default:
+        return PyLong_FromUnsignedLong(record->source);
+    }
+}
+
+static PyObject *handle_repr(PyObject *self) {
+    PyObject *state = handle_state(self, NULL);
+    PyObject *text = state == NULL ? NULL
+                                   : PyUnicode_FromFormat("<InterruptHandle %llu %U exc=%R>",
+                                                          ((itr_handle *)self)->record->id, state,
+                                                          ((itr_handle *)self)->record->exc);
+    Py_XDECREF(state);
+    return text;
+}
+
+static PyGetSetDef handle_getset[] = {
+    {"state", handle_state, NULL, "pending, masked, delivered, retracted or discarded", NULL},
+    {"id", handle_get, NULL, "number of the interrupt; the exception carries it as interrupt_id", (void *)0},
+    {"exc", handle_get, NULL, "the exception class or instance", (void *)1},
+    {"reason", handle_get, NULL, "what interrupt() was given as reason", (void *)2},
+    {"source", handle_get, NULL, "ident of the interrupting thread", (void *)3},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMethodDef handle_methods[] = {
+    {"wait", (PyCFunction)(void (*)(void))handle_wait, METH_VARARGS | METH_KEYWORDS,
+     "wait(timeout=None)\n--\n\nWait until it is delivered, retracted or discarded. False when `timeout` seconds pass first."},
+    {"cancel", handle_cancel, METH_NOARGS,
+     "cancel()\n--\n\nTake the interrupt back. True when this took it back; False: too late, or other handles still want it."},
+    {"explain", handle_explain, METH_NOARGS, "explain()\n--\n\nWhere the thread is and why the interrupt is not delivered yet."},
+    {NULL, NULL, 0, NULL},
+};
+
+PyTypeObject itr_handle_type = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "interruptible_threading._core.Handle",
+    .tp_basicsize = sizeof(itr_handle),
+    .tp_dealloc = handle_dealloc,
+    .tp_repr = handle_repr,
+    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_doc = "One interrupt, as interrupt() returns it.",
+    .tp_getset = handle_getset,
+    .tp_methods = handle_methods,
+};

@@ -1,0 +1,96 @@
+/* The function a Python thread starts with, wrapped: it attaches the thread before any of its code runs, raises what was
+ * recorded before the start in place of run(), and discards what is still pending when the function has returned. */
+#include "core.h"
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *function;
+} itr_runner;
+
+PyObject *itr_runner_new(PyObject *function) {
+    itr_runner *r = PyObject_New(itr_runner, &itr_runner_type);
+    if (r != NULL) {
+        Py_INCREF(function);
+        r->function = function;
+    }
+    return (PyObject *)r;
+}
+
+static void dealloc(PyObject *self) {
+    Py_XDECREF(((itr_runner *)self)->function);
+    PyObject_Free(self);
+}
+
+/* threading prints the function a thread was started with when it fails: it sees its own. */
+static PyObject *repr(PyObject *self) { return PyObject_Repr(((itr_runner *)self)->function); }
+
+/* Stands in for an unstarted thread's run(): raises what is pending, or runs when that was taken back meanwhile. */
+static PyObject *run_instead(PyObject *thread, PyObject *unused) {
+    (void)unused;
+    struct itr_thread *t = itr_thread_current();
+    if (PyObject_DelAttrString(thread, "run") != 0) {
+        PyErr_Clear();
+    }
+    if (t != NULL && itr_thread_pending(t) && itr_raise_next(t)) {
+        return NULL;
+    }
+    return PyObject_CallMethod(thread, "run", NULL);
+}
+
+static PyMethodDef run_def = {"run", run_instead, METH_NOARGS, NULL};
+
+static void take_prestart(struct itr_thread *t, PyObject *function) {
+    if (!PyMethod_Check(function)) {
+        return;
+    }
+    PyObject *thread = PyMethod_GET_SELF(function);
+    PyObject *records = itr_prestart_take(thread);
+    if (itr_prestart_begun(thread, t) != 0) {
+        PyErr_Clear();
+    }
+    if (records == NULL) {
+        return;
+    }
+    PyObject *run = PyCFunction_New(&run_def, thread);
+    bool ok = run != NULL && PyObject_SetAttrString(thread, "run", run) == 0;
+    for (Py_ssize_t i = 0; ok && i < PyList_GET_SIZE(records); i++) {
+        ok = itr_record_enqueue(t, (itr_record *)PyList_GET_ITEM(records, i)) == 0;
+    }
+    if (PyList_GET_SIZE(t->queue) > 0) {
+        itr_api->raise(t->ref, ITR_PENDING_PY);
+    }
+    Py_XDECREF(run);
+    Py_DECREF(records);
+    if (!ok) {
+        PyErr_Clear();
+    }
+}
+
+static PyObject *call(PyObject *self, PyObject *args, PyObject *kwargs) {
+    PyObject *function = ((itr_runner *)self)->function;
+    struct itr_thread *t = itr_thread_current();
+    if (t != NULL) {
+        take_prestart(t, function);
+    }
+    PyObject *result = PyObject_Call(function, args, kwargs);
+    t = itr_thread_attached();
+    if (t != NULL) {
+        PyObject *type, *value, *traceback;
+        PyErr_Fetch(&type, &value, &traceback);
+        itr_thread_end(t);
+        if (PyMethod_Check(function) && itr_prestart_begun(PyMethod_GET_SELF(function), NULL) != 0) {
+            PyErr_Clear();
+        }
+        PyErr_Restore(type, value, traceback);
+    }
+    return result;
+}
+
+PyTypeObject itr_runner_type = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "interruptible_threading._core._Runner",
+    .tp_basicsize = sizeof(itr_runner),
+    .tp_dealloc = dealloc,
+    .tp_repr = repr,
+    .tp_call = call,
+    .tp_flags = Py_TPFLAGS_DEFAULT,
+};

@@ -1,0 +1,172 @@
+/* Which Python thread is which slot. */
+#include "core.h"
+
+static unsigned long main_ident(void) {
+    static unsigned long ident;
+    if (ident == 0) {
+        PyObject *threading = PyImport_ImportModule("threading");
+        PyObject *thread = threading == NULL ? NULL : PyObject_CallMethod(threading, "main_thread", NULL);
+        PyObject *number = thread == NULL ? NULL : PyObject_GetAttrString(thread, "ident");
+        ident = number == NULL ? 0 : PyLong_AsUnsignedLong(number);
+        PyErr_Clear();
+        Py_XDECREF(number);
+        Py_XDECREF(thread);
+        Py_XDECREF(threading);
+    }
+    return ident;
+}
+
+/* The record keeper of a slot, made at its first use and reset at every new life. */
+static struct itr_thread *keeper(struct itr_slot *slot, unsigned long ident, PyThreadState *tstate) {
+    static struct itr_thread **all; /* by slot index, grown under the GIL; entries live for ever */
+    static uint32_t room;
+    if (slot->index >= room) {
+        uint32_t wanted = room == 0 ? 64 : room;
+        while (wanted <= slot->index) {
+            wanted *= 2;
+        }
+        struct itr_thread **grown = PyMem_RawRealloc(all, wanted * sizeof *grown);
+        if (grown == NULL) {
+            PyErr_NoMemory();
+            return NULL;
+        }
+        memset(grown + room, 0, (wanted - room) * sizeof *grown);
+        all = grown;
+        room = wanted;
+    }
+    struct itr_thread *t = all[slot->index];
+    if (t == NULL) {
+        t = PyMem_RawCalloc(1, sizeof *t);
+        if (t == NULL || (t->queue = PyList_New(0)) == NULL) {
+            PyMem_RawFree(t);
+            PyErr_NoMemory();
+            return NULL;
+        }
+        t->slot = slot;
+        all[slot->index] = t;
+    } else {
+        /* Whatever the last owner left: it ended without telling Python. */
+        PyObject *left = t->queue;
+        t->queue = PyList_New(0);
+        if (t->queue == NULL) {
+            t->queue = left;
+            return NULL;
+        }
+        for (Py_ssize_t i = 0; i < PyList_GET_SIZE(left); i++) {
+            itr_record_resolve((itr_record *)PyList_GET_ITEM(left, i), ITR_STATE_DISCARDED);
+        }
+        Py_DECREF(left);
+        Py_CLEAR(t->last);
+        Py_CLEAR(t->redirect);
+        Py_CLEAR(t->armed);
+        Py_CLEAR(t->armed_type);
+    }
+    t->ident = ident;
+    t->tstate = tstate;
+    t->ended = false;
+    t->last_exact = NULL;
+    memset(t->user_masks, 0, sizeof t->user_masks);
+    atomic_store_explicit(&t->redirected, 0, memory_order_relaxed);
+    atomic_store_explicit(&t->asked, 0, memory_order_relaxed);
+    atomic_store_explicit(&t->calls_since_ns, 0, memory_order_relaxed);
+    t->noted_frame = NULL;
+    t->declined_frame = NULL;
+    t->ref = itr_ref_of(slot);
+    slot->strict = false;
+    /* release: the monitor, without the GIL, sees a whole keeper. */
+    atomic_store_explicit(&slot->user, t, memory_order_release);
+    return t;
+}
+
+struct itr_thread *itr_thread_attached(void) {
+    struct itr_slot *slot = itr_api->self();
+    return slot == NULL ? NULL : atomic_load_explicit(&slot->user, memory_order_relaxed);
+}
+
+static bool attach_main(void) {
+    static int wanted = -1;
+    if (wanted < 0) {
+        const char *value = getenv("INTERRUPTIBLE_ATTACH_MAIN");
+        wanted = value != NULL && *value != '\0' && strcmp(value, "0") != 0;
+    }
+    return wanted == 1;
+}
+
+struct itr_thread *itr_thread_current(void) {
+    struct itr_slot *slot = itr_api->self();
+    if (slot != NULL) {
+        struct itr_thread *t = atomic_load_explicit(&slot->user, memory_order_relaxed);
+        if (t != NULL) {
+            if (t->tstate != NULL) {
+                return t;
+            }
+            t->tstate = PyThreadState_Get(); /* it was attached from outside */
+            return t;
+        }
+    }
+    unsigned long ident = PyThread_get_thread_ident();
+    if (ident == main_ident() && !attach_main()) {
+        return NULL;
+    }
+    PyThreadState *tstate = PyThreadState_Get();
+    if (PyThreadState_GetInterpreter(tstate) != PyInterpreterState_Main()) {
+        return NULL;
+    }
+    slot = itr_api->attach_self();
+    if (slot == NULL) {
+        return NULL; /* no memory: the thread goes on, uninterruptible */
+    }
+    struct itr_thread *t = atomic_load_explicit(&slot->user, memory_order_relaxed);
+    if (t != NULL && t->ref == itr_ref_of(slot)) {
+        t->tstate = tstate; /* attached from outside, now adopted: what was recorded stays */
+        return t;
+    }
+    t = keeper(slot, ident, tstate);
+    if (t == NULL) {
+        PyErr_Clear();
+    }
+    return t;
+}
+
+PyThreadState *itr_tstate_of(unsigned long ident) {
+    PyThreadState *tstate = PyInterpreterState_ThreadHead(PyInterpreterState_Main());
+    while (tstate != NULL && tstate->thread_id != ident) {
+        tstate = PyThreadState_Next(tstate);
+    }
+    return tstate;
+}
+
+struct itr_thread *itr_thread_find(unsigned long ident) {
+    struct itr_slot *slot = itr_api->lock_thread((pthread_t)ident);
+    if (slot == NULL) {
+        return NULL;
+    }
+    struct itr_thread *t = atomic_load_explicit(&slot->user, memory_order_relaxed);
+    itr_api->unlock(slot);
+    return t;
+}
+
+struct itr_thread *itr_thread_of(unsigned long ident, long native_id) {
+    struct itr_thread *t = itr_thread_find(ident);
+    if (t != NULL) {
+        return t;
+    }
+    PyThreadState *tstate = itr_tstate_of(ident);
+    if (tstate == NULL) {
+        PyErr_Format(PyExc_LookupError, "no Python thread has the ident %lu: it has ended, or never was one", ident);
+        return NULL;
+    }
+#if PY_VERSION_HEX >= 0x030B0000
+    if (native_id == 0) {
+        native_id = (long)tstate->native_thread_id;
+    }
+#endif
+    itr_ref ref = itr_api->attach_other((pthread_t)ident, (pid_t)native_id);
+    struct itr_slot *slot = ref == 0 ? NULL : itr_api->lock_ref(ref);
+    if (slot == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    itr_api->unlock(slot);
+    return keeper(slot, ident, tstate);
+}

@@ -1,0 +1,238 @@
+#include "self_pipe.h"
+
+#include "preload.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define POOL 64
+#define OWN_FDS 65536 /* a pipe whose number lies beyond is refused: then the park uses a signal */
+
+static pthread_mutex_t pool_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct spare {
+    int fd[2];
+    dev_t dev;
+    ino_t ino;
+} pool[POOL];
+static int pooled;
+static _Atomic uint8_t own_fd[OWN_FDS]; /* 1: one of ours, so that close() can ask without a lock */
+
+static bool is_own(unsigned fd) {
+    return fd < OWN_FDS && atomic_load_explicit(&own_fd[fd], memory_order_relaxed) != 0;
+}
+
+static void set_own(int fd, uint8_t value) {
+    if (fd >= 0 && fd < OWN_FDS) {
+        atomic_store_explicit(&own_fd[fd], value, memory_order_relaxed);
+    }
+}
+
+static void close_own(int fd) {
+    set_own(fd, 0);
+    itr_real.close(fd);
+}
+
+/* The number may have been closed behind our back (a raw syscall) and reused by the program: the inode tells. */
+static bool is_pipe(int fd, dev_t dev, ino_t ino) {
+    struct stat st;
+    return fd >= 0 && fstat(fd, &st) == 0 && st.st_dev == dev && st.st_ino == ino;
+}
+
+static bool still_ours(const struct itr_slot *slot, int fd) { return is_pipe(fd, slot->pipe_dev, slot->pipe_ino); }
+
+static void drop_spare(const struct spare *spare) {
+    for (int i = 0; i < 2; i++) {
+        if (is_pipe(spare->fd[i], spare->dev, spare->ino)) {
+            close_own(spare->fd[i]);
+        } else {
+            set_own(spare->fd[i], 0);
+        }
+    }
+}
+
+static bool fresh_pipe(int ends[2]) {
+    for (;;) {
+        struct spare spare = {{-1, -1}, 0, 0};
+        pthread_mutex_lock(&pool_lock);
+        if (pooled > 0) {
+            spare = pool[--pooled];
+        }
+        pthread_mutex_unlock(&pool_lock);
+        if (spare.fd[0] < 0) {
+            break;
+        }
+        if (is_pipe(spare.fd[0], spare.dev, spare.ino) && is_pipe(spare.fd[1], spare.dev, spare.ino)) {
+            ends[0] = spare.fd[0];
+            ends[1] = spare.fd[1];
+            return true;
+        }
+        drop_spare(&spare);
+    }
+    if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0) {
+        return false;
+    }
+    if (ends[0] >= OWN_FDS || ends[1] >= OWN_FDS) {
+        itr_real.close(ends[0]);
+        itr_real.close(ends[1]);
+        return false;
+    }
+    return true;
+}
+
+int itr_pipe_get(struct itr_slot *slot) {
+    if (slot->pipe[0] >= 0) { /* only the target makes one; a closer takes it away under the lock, seen below */
+        return slot->pipe[0];
+    }
+    int saved = errno;
+    int ends[2];
+    struct stat st;
+    if (!fresh_pipe(ends)) {
+        errno = saved;
+        return -1;
+    }
+    if (fstat(ends[0], &st) != 0) {
+        st.st_dev = 0;
+        st.st_ino = 0;
+    }
+    set_own(ends[0], 1);
+    set_own(ends[1], 1);
+    pthread_mutex_lock(&slot->lock);
+    slot->pipe_dev = st.st_dev;
+    slot->pipe_ino = st.st_ino;
+    slot->pipe[0] = ends[0];
+    slot->pipe[1] = ends[1];
+    pthread_mutex_unlock(&slot->lock);
+    errno = saved;
+    return ends[0];
+}
+
+static void gone_locked(struct itr_slot *slot) {
+    for (int i = 0; i < 2; i++) {
+        if (still_ours(slot, slot->pipe[i])) {
+            close_own(slot->pipe[i]);
+        } else {
+            set_own(slot->pipe[i], 0);
+        }
+        slot->pipe[i] = -1;
+    }
+}
+
+bool itr_pipe_write(struct itr_slot *slot) {
+    if (slot->pipe[1] < 0) {
+        return false;
+    }
+    if (!still_ours(slot, slot->pipe[1]) || !still_ours(slot, slot->pipe[0])) {
+        gone_locked(slot);
+        return false;
+    }
+    char byte = 0;
+    /* EAGAIN: full, so it is readable, which is all that is wanted. */
+    return itr_real.write(slot->pipe[1], &byte, 1) == 1 || errno == EAGAIN;
+}
+
+void itr_pipe_drain(struct itr_slot *slot) {
+    int saved = errno;
+    char bytes[64];
+    pthread_mutex_lock(&slot->lock);
+    if (slot->pipe[0] >= 0) {
+        if (still_ours(slot, slot->pipe[0])) {
+            while (itr_real.read(slot->pipe[0], bytes, sizeof bytes) > 0) {
+            }
+        } else {
+            gone_locked(slot);
+        }
+    }
+    pthread_mutex_unlock(&slot->lock);
+    errno = saved;
+}
+
+void itr_pipe_release(struct itr_slot *slot) {
+    if (slot->pipe[0] < 0) {
+        return;
+    }
+    int saved = errno;
+    itr_pipe_drain(slot);
+    pthread_mutex_lock(&slot->lock);
+    bool whole = still_ours(slot, slot->pipe[0]) && still_ours(slot, slot->pipe[1]);
+    bool kept = false;
+    if (whole) {
+        pthread_mutex_lock(&pool_lock);
+        if (pooled < POOL) {
+            pool[pooled++] = (struct spare){{slot->pipe[0], slot->pipe[1]}, slot->pipe_dev, slot->pipe_ino};
+            kept = true;
+        }
+        pthread_mutex_unlock(&pool_lock);
+    }
+    if (kept) {
+        slot->pipe[0] = slot->pipe[1] = -1;
+    } else {
+        gone_locked(slot);
+    }
+    pthread_mutex_unlock(&slot->lock);
+    errno = saved;
+}
+
+void itr_pipe_forget(struct itr_slot *slot) { gone_locked(slot); }
+
+void itr_pipe_pool_after_fork(void) {
+    pthread_mutex_init(&pool_lock, NULL);
+    while (pooled > 0) {
+        drop_spare(&pool[--pooled]);
+    }
+}
+
+struct range {
+    unsigned first, last;
+};
+
+static bool in_range(int fd, unsigned first, unsigned last) {
+    return fd >= 0 && (unsigned)fd >= first && (unsigned)fd <= last;
+}
+
+static void forget_in_range(struct itr_slot *slot, void *arg) {
+    const struct range *r = arg;
+    pthread_mutex_lock(&slot->lock);
+    bool hit = in_range(slot->pipe[0], r->first, r->last) || in_range(slot->pipe[1], r->first, r->last);
+    for (int i = 0; hit && i < 2; i++) {
+        /* The program closes what lies in the range itself; the other end is ours to close. */
+        if (in_range(slot->pipe[i], r->first, r->last) || !still_ours(slot, slot->pipe[i])) {
+            set_own(slot->pipe[i], 0);
+        } else {
+            close_own(slot->pipe[i]);
+        }
+    }
+    if (hit) {
+        slot->pipe[0] = slot->pipe[1] = -1;
+    }
+    pthread_mutex_unlock(&slot->lock);
+}
+
+void itr_pipe_fds_going(unsigned first, unsigned last) {
+    if (first == last && !is_own(first)) {
+        return; /* the hot case: close() of a descriptor that is not ours */
+    }
+    int saved = errno;
+    struct range r = {first, last};
+    if (last >= first) {
+        itr_each_slot(forget_in_range, &r);
+        pthread_mutex_lock(&pool_lock);
+        for (int i = 0; i < pooled;) {
+            if (!in_range(pool[i].fd[0], first, last) && !in_range(pool[i].fd[1], first, last)) {
+                i++;
+                continue;
+            }
+            for (int j = 0; j < 2; j++) {
+                set_own(pool[i].fd[j], 0);
+                if (!in_range(pool[i].fd[j], first, last)) {
+                    itr_real.close(pool[i].fd[j]);
+                }
+            }
+            pool[i] = pool[--pooled];
+        }
+        pthread_mutex_unlock(&pool_lock);
+    }
+    errno = saved;
+}

@@ -1,0 +1,258 @@
+/* The wake-up signal.
+ *
+ * At most one wake-up signal per thread is on its way at any time (sig_sent != sig_seen), so the handler can say which
+ * one it has seen by copying sig_sent. A signal number that somebody else raises at the thread goes to the program. */
+#include "signals.h"
+
+#include "preload.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+
+static _Atomic int number;            /* 0: not chosen yet */
+static _Atomic bool installed;
+static pthread_mutex_t install_lock = PTHREAD_MUTEX_INITIALIZER;
+
+/* What the program believes the disposition to be. A spin lock, as sigaction() may be called in a handler; the one in
+ * our own handler only tries. */
+static atomic_flag program_lock = ATOMIC_FLAG_INIT;
+static struct sigaction program_action;
+
+static void handler(int sig, siginfo_t *info, void *context);
+
+static void lock_program(void) {
+    while (atomic_flag_test_and_set_explicit(&program_lock, memory_order_acquire)) {
+    }
+}
+
+static void unlock_program(void) { atomic_flag_clear_explicit(&program_lock, memory_order_release); }
+
+int itr_signal_number(void) {
+    int chosen = atomic_load_explicit(&number, memory_order_relaxed);
+    if (chosen != 0) {
+        return chosen;
+    }
+    chosen = SIGURG;
+    const char *wish = getenv("INTERRUPTIBLE_SIGNAL");
+    if (wish != NULL && *wish != '\0') {
+        char *end = NULL;
+        long value = strtol(wish, &end, 10);
+        if (*end == '\0' && value > 0 && value <= SIGRTMAX && value != SIGKILL && value != SIGSTOP) {
+            chosen = (int)value;
+        }
+    }
+    atomic_store_explicit(&number, chosen, memory_order_relaxed);
+    return chosen;
+}
+
+static bool take_over(int sig) {
+    struct sigaction ours;
+    struct sigaction before;
+    memset(&ours, 0, sizeof ours);
+    ours.sa_sigaction = handler;
+    ours.sa_flags = SA_SIGINFO | SA_ONSTACK; /* no SA_RESTART: ending the call is the point */
+    sigemptyset(&ours.sa_mask);
+    if (itr_real.sigaction(sig, &ours, &before) != 0) {
+        return false;
+    }
+    lock_program();
+    program_action = before;
+    unlock_program();
+    return true;
+}
+
+static void install_once(void) {
+    if (atomic_load_explicit(&installed, memory_order_acquire)) {
+        return;
+    }
+    pthread_mutex_lock(&install_lock);
+    if (!atomic_load_explicit(&installed, memory_order_relaxed) && take_over(itr_signal_number())) {
+        atomic_store_explicit(&installed, true, memory_order_release);
+    }
+    pthread_mutex_unlock(&install_lock);
+}
+
+static void handler(int sig, siginfo_t *info, void *context) {
+    int saved = errno;
+    struct itr_slot *slot = itr_self;
+    if (slot != NULL) {
+        /* Pairs with the target's own load in the park protocol; same thread, so relaxed. The program may send its own
+         * by pthread_kill, which looks like ours; it is ours only while one of ours is on its way. */
+        uint32_t sent = atomic_load_explicit(&slot->sig_sent, memory_order_relaxed);
+        bool lost_info = info->si_code == SI_USER && info->si_pid == 0; /* over RLIMIT_SIGPENDING */
+        if (sent != atomic_load_explicit(&slot->sig_seen, memory_order_relaxed) &&
+            ((info->si_code == SI_TKILL && info->si_pid == getpid()) || lost_info)) {
+            atomic_store_explicit(&slot->sig_seen, sent, memory_order_relaxed);
+            errno = saved;
+            return;
+        }
+    }
+    if (!atomic_flag_test_and_set_explicit(&program_lock, memory_order_acquire)) {
+        struct sigaction action = program_action;
+        unlock_program();
+        if ((action.sa_flags & SA_SIGINFO) != 0) {
+            action.sa_sigaction(sig, info, context);
+        } else if (action.sa_handler != SIG_DFL && action.sa_handler != SIG_IGN) {
+            action.sa_handler(sig);
+        }
+    }
+    errno = saved;
+}
+
+bool itr_signals_ours(void) {
+    struct sigaction now;
+    return atomic_load_explicit(&installed, memory_order_acquire) &&
+           itr_real.sigaction(itr_signal_number(), NULL, &now) == 0 && (now.sa_flags & SA_SIGINFO) != 0 &&
+           now.sa_sigaction == handler;
+}
+
+void itr_signals_attach(struct itr_slot *slot) {
+    sigset_t ours;
+    sigset_t before;
+    install_once();
+    sigemptyset(&ours);
+    sigaddset(&ours, itr_signal_number());
+    if (itr_real.pthread_sigmask(SIG_UNBLOCK, &ours, &before) == 0) {
+        slot->program_blocks = sigismember(&before, itr_signal_number()) == 1;
+    }
+}
+
+void itr_signal_send(struct itr_slot *slot) {
+    uint32_t sent = atomic_load_explicit(&slot->sig_sent, memory_order_relaxed);
+    if (sent != atomic_load_explicit(&slot->sig_seen, memory_order_relaxed)) {
+        return; /* one is on its way and will end the call when it arrives */
+    }
+    atomic_store_explicit(&slot->sig_sent, sent + 1, memory_order_release);
+    if (syscall(SYS_tgkill, getpid(), slot->tid, itr_signal_number()) != 0) {
+        atomic_store_explicit(&slot->sig_seen, sent + 1, memory_order_relaxed); /* EAGAIN, ESRCH: nothing was sent */
+    }
+}
+
+void itr_signals_doctor(struct itr_slot *slot, uint32_t tries) {
+    static int first; /* the number that every attached thread lets through */
+    pthread_mutex_lock(&install_lock);
+    if (first == 0) {
+        first = itr_signal_number();
+    }
+    bool moved = itr_signals_ours(); /* for another thread's sake, perhaps a moment ago */
+    if (moved && tries >= 16 && itr_signal_number() != first && take_over(first)) {
+        /* This thread blocks the number we moved to, and only it could change that. So take the first one back: the
+         * handler that the other runtime put there is the program's now, and gets what is not ours. */
+        atomic_store_explicit(&number, first, memory_order_relaxed);
+    }
+    for (int sig = SIGRTMAX - 2; sig >= SIGRTMIN && !moved; sig--) {
+        struct sigaction now;
+        if (itr_real.sigaction(sig, NULL, &now) == 0 && (now.sa_flags & SA_SIGINFO) == 0 && now.sa_handler == SIG_DFL &&
+            take_over(sig)) {
+            atomic_store_explicit(&number, sig, memory_order_relaxed);
+            moved = true;
+        }
+    }
+    pthread_mutex_unlock(&install_lock);
+    if (moved) {
+        /* What was sent under the old number went to somebody else's handler: let another be sent. */
+        pthread_mutex_lock(&slot->lock);
+        atomic_store_explicit(&slot->sig_seen, atomic_load_explicit(&slot->sig_sent, memory_order_relaxed),
+                              memory_order_relaxed);
+        pthread_mutex_unlock(&slot->lock);
+    }
+}
+
+void itr_signals_strip(sigset_t *set) {
+    if (atomic_load_explicit(&installed, memory_order_acquire)) {
+        sigdelset(set, itr_signal_number());
+    }
+}
+
+/* ---- what the program sees ------------------------------------------------------------------------------------------- */
+
+static bool is_ours(int sig) {
+    return atomic_load_explicit(&installed, memory_order_acquire) && sig == itr_signal_number();
+}
+
+int itr_call_sigaction(int sig, const struct sigaction *act, struct sigaction *old) {
+    if (!is_ours(sig)) {
+        return itr_real.sigaction(sig, act, old);
+    }
+    lock_program();
+    struct sigaction before = program_action;
+    if (act != NULL) {
+        program_action = *act;
+    }
+    unlock_program();
+    if (old != NULL) {
+        *old = before;
+    }
+    return 0;
+}
+
+sighandler_t itr_call_signal(int sig, sighandler_t function) {
+    if (!is_ours(sig)) {
+        return itr_real.signal(sig, function);
+    }
+    struct sigaction act;
+    struct sigaction old;
+    memset(&act, 0, sizeof act);
+    act.sa_handler = function;
+    act.sa_flags = SA_RESTART;
+    sigemptyset(&act.sa_mask);
+    itr_call_sigaction(sig, &act, &old);
+    return old.sa_handler;
+}
+
+int itr_call_siginterrupt(int sig, int flag) {
+    if (!is_ours(sig)) {
+        return itr_real.siginterrupt(sig, flag);
+    }
+    lock_program();
+    if (flag != 0) {
+        program_action.sa_flags &= ~SA_RESTART;
+    } else {
+        program_action.sa_flags |= SA_RESTART;
+    }
+    unlock_program();
+    return 0;
+}
+
+/* An attached thread never really blocks our signal; it reads back what it set. */
+static int change_mask(int (*real)(int, const sigset_t *, sigset_t *), int how, const sigset_t *set, sigset_t *old) {
+    struct itr_slot *slot = itr_self;
+    if (slot == NULL || !atomic_load_explicit(&installed, memory_order_acquire)) {
+        return real(how, set, old);
+    }
+    int sig = itr_signal_number();
+    bool blocked = slot->program_blocks;
+    sigset_t copy;
+    const sigset_t *pass = set;
+    bool names_it = set != NULL && sigismember(set, sig) == 1;
+    if (names_it && how != SIG_UNBLOCK) {
+        copy = *set;
+        sigdelset(&copy, sig);
+        pass = &copy;
+    }
+    int result = real(how, pass, old);
+    if (result != 0) {
+        return result;
+    }
+    if (set != NULL) {
+        if (how == SIG_SETMASK) {
+            slot->program_blocks = names_it;
+        } else if (names_it) {
+            slot->program_blocks = how == SIG_BLOCK;
+        }
+    }
+    if (old != NULL && blocked) {
+        sigaddset(old, sig);
+    }
+    return 0;
+}
+
+int itr_call_pthread_sigmask(int how, const sigset_t *set, sigset_t *old) {
+    return change_mask(itr_real.pthread_sigmask, how, set, old);
+}
+
+int itr_call_sigprocmask(int how, const sigset_t *set, sigset_t *old) {
+    return change_mask(itr_real.sigprocmask, how, set, old);
+}

@@ -1,0 +1,344 @@
+/* The wake-up signal is shared: the program goes on seeing its own disposition and mask, its handlers run, and a runtime
+ * that takes the signal away does not stop the interrupts. Each test runs in a child of its own, as dispositions last. */
+#include "rows.h"
+
+#include "api.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static void clear(void *arg) { *(int *)arg = itr_clear(); }
+
+struct reader {
+    int ends[2];
+    ssize_t result;
+    int error;
+    bool full_mask, restore;
+    _Atomic int seen;
+};
+
+static void do_read(void *arg) {
+    struct reader *r = arg;
+    char byte;
+    r->result = read(r->ends[0], &byte, 1);
+    r->error = errno;
+}
+
+/* Parks, interrupts, sees it broken, clears. 0 or a line. */
+static int breaks(struct worker *w) {
+    struct reader r;
+    int cleared = 0;
+    EXPECT(pipe(r.ends) == 0);
+    worker_give(w, do_read, &r);
+    await_parked(w->thread, "read");
+    EXPECT(itr_interrupt(w->thread) == ITR_OK);
+    worker_wait(w);
+    EXPECT(r.result == -1);
+    EXPECT(r.error == ECANCELED);
+    worker_do(w, clear, &cleared);
+    EXPECT(cleared == 1);
+    close(r.ends[0]);
+    close(r.ends[1]);
+    return 0;
+}
+
+/* ---- the program's own handler ----------------------------------------------------------------------------------- */
+
+static _Atomic int seen_info;
+static void with_info(int sig, siginfo_t *info, void *context) {
+    (void)context;
+    if (sig == SIGURG && info != NULL) {
+        atomic_fetch_add(&seen_info, 1);
+    }
+}
+
+static int handlers(void *arg) {
+    struct worker w;
+    struct sigaction act;
+    struct sigaction old;
+    int urgent = itr_stub_api()->signal_number();
+    int (*interrupts)(int, int) = (int (*)(int, int))function_named("siginterrupt").plain; /* deprecated: no prototype */
+    (void)arg;
+    EXPECT(urgent == SIGURG);
+    count_signal(SIGURG, SA_RESTART); /* before anything is attached */
+    worker_start(&w, true);
+    EXPECT(breaks(&w) == 0);
+    EXPECT(signals_seen == 0); /* it sees nothing of ours */
+    EXPECT(sigaction(SIGURG, NULL, &old) == 0);
+    EXPECT((old.sa_flags & SA_RESTART) != 0 && (old.sa_flags & SA_SIGINFO) == 0);
+    kill(getpid(), SIGURG); /* somebody else's: to the program */
+    EXPECT(signals_seen == 1);
+    raise(SIGURG); /* the program's own, to a thread that is not attached */
+    EXPECT(signals_seen == 2);
+    pthread_kill(w.thread, SIGURG); /* ... and to one that is */
+    for (int64_t since = now_ns(); signals_seen < 3;) {
+        EXPECT(now_ns() - since < PATIENCE_NS);
+        breathe();
+    }
+    memset(&act, 0, sizeof act);
+    act.sa_sigaction = with_info;
+    act.sa_flags = SA_SIGINFO;
+    EXPECT(sigaction(SIGURG, &act, &old) == 0); /* after it */
+    EXPECT(sigaction(SIGURG, NULL, &old) == 0);
+    EXPECT(old.sa_sigaction == with_info && (old.sa_flags & SA_SIGINFO) != 0);
+    EXPECT(breaks(&w) == 0);
+    EXPECT(seen_info == 0);
+    kill(getpid(), SIGURG);
+    EXPECT(seen_info == 1);
+    EXPECT(interrupts(SIGURG, 0) == 0);
+    EXPECT(sigaction(SIGURG, NULL, &old) == 0 && (old.sa_flags & SA_RESTART) != 0);
+    EXPECT(interrupts(SIGURG, 1) == 0);
+    EXPECT(sigaction(SIGURG, NULL, &old) == 0 && (old.sa_flags & SA_RESTART) == 0);
+    EXPECT(signal(SIGURG, SIG_IGN) != SIG_ERR);
+    EXPECT(signal(SIGURG, SIG_DFL) == SIG_IGN);
+    EXPECT(breaks(&w) == 0);
+    kill(getpid(), SIGURG); /* ignored */
+    EXPECT(seen_info == 1 && signals_seen == 3);
+    worker_stop(&w);
+    return 0;
+}
+
+/* ---- the program's mask ------------------------------------------------------------------------------------------ */
+
+static int in_set(int sig, int how, const sigset_t *set) {
+    sigset_t old;
+    EXPECT(pthread_sigmask(how, set, &old) == 0);
+    return sigismember(&old, sig);
+}
+
+static void mask_reads_back(void *arg) {
+    struct reader *r = arg;
+    sigset_t urgent;
+    sigset_t full;
+    sigset_t old;
+    sigset_t none;
+    sigemptyset(&urgent);
+    sigaddset(&urgent, SIGURG);
+    sigfillset(&full);
+    sigemptyset(&none);
+    int wrong = 0;
+    wrong |= in_set(SIGURG, SIG_BLOCK, NULL) != 1; /* inherited, blocked */
+    wrong |= in_set(SIGURG, SIG_UNBLOCK, &urgent) != 1;
+    wrong |= in_set(SIGURG, SIG_BLOCK, &urgent) != 0;
+    wrong |= in_set(SIGURG, SIG_SETMASK, &none) != 1;
+    wrong |= in_set(SIGUSR1, SIG_SETMASK, &full) != 0;
+    wrong |= in_set(SIGURG, SIG_SETMASK, &full) != 1;
+    wrong |= in_set(SIGUSR1, SIG_BLOCK, NULL) != 1;
+    wrong |= sigprocmask(SIG_BLOCK, NULL, &old) != 0 || sigismember(&old, SIGURG) != 1;
+    wrong |= sigprocmask(SIG_UNBLOCK, &full, &old) != 0 || sigismember(&old, SIGURG) != 1;
+    wrong |= sigprocmask(SIG_SETMASK, &full, &old) != 0 || sigismember(&old, SIGURG) != 0;
+    wrong |= pthread_sigmask(99, &full, &old) != EINVAL;
+    wrong |= sigprocmask(99, &full, &old) != -1;
+    r->result = wrong;
+}
+
+static int blocked(void *arg) {
+    struct worker w;
+    struct reader r = {.result = -1};
+    sigset_t full;
+    (void)arg;
+    sigfillset(&full); /* before the thread starts, so it inherits it */
+    EXPECT(pthread_sigmask(SIG_SETMASK, &full, NULL) == 0);
+    worker_start(&w, true);
+    EXPECT(breaks(&w) == 0);
+    worker_do(&w, mask_reads_back, &r);
+    EXPECT(r.result == 0);
+    EXPECT(breaks(&w) == 0); /* with everything blocked, as it believes */
+    worker_stop(&w);
+    return 0;
+}
+
+/* ---- sigwait ----------------------------------------------------------------------------------------------------- */
+
+static void wait_for_any(void *arg) {
+    struct reader *r = arg;
+    sigset_t full;
+    int sig = 0;
+    sigfillset(&full);
+    pthread_sigmask(SIG_SETMASK, &full, NULL);
+    for (int i = 0; r->result == 0; i++) {
+        r->error = i % 2 == 0 ? sigwait(&full, &sig) : (sig = sigwaitinfo(&full, NULL)) > 0 ? 0 : errno;
+        if (r->error == ECANCELED) {
+            r->seen += itr_clear();
+        } else {
+            r->result = r->error == 0 ? sig : -1;
+        }
+    }
+}
+
+static int full_set(void *arg) {
+    struct worker w;
+    struct reader r = {.result = 0};
+    (void)arg;
+    worker_start(&w, true);
+    worker_give(&w, wait_for_any, &r);
+    for (int i = 1; i <= 100; i++) {
+        await_parked(w.thread, i % 2 == 1 ? "sigwait" : "sigwaitinfo");
+        EXPECT(itr_interrupt(w.thread) == ITR_OK);
+        for (int64_t since = now_ns(); r.seen < i; breathe()) {
+            EXPECT(r.result == 0 && now_ns() - since < PATIENCE_NS);
+        }
+    }
+    pthread_kill(w.thread, SIGUSR2);
+    worker_wait(&w);
+    EXPECT(r.result == SIGUSR2);
+    EXPECT(r.seen == 100);
+    worker_stop(&w);
+    return 0;
+}
+
+/* ---- signals that do not end calls ------------------------------------------------------------------------------- */
+
+static void read_often(void *arg) {
+    struct reader *r = arg;
+    char byte;
+    while (r->result == 0) {
+        ssize_t n = read(r->ends[0], &byte, 1);
+        if (n == -1 && errno == ECANCELED) {
+            r->seen += itr_clear();
+        } else {
+            r->result = n == 1 && byte == 'x' ? 1 : -1;
+            r->error = errno;
+        }
+    }
+}
+
+/* The kernel restarts a call when the first of two handlers says so: a wake-up that comes together with such a signal
+ * may be swallowed, and has to be repeated. */
+static int storm(void *arg) {
+    struct worker w;
+    struct reader r = {.result = 0};
+    uint64_t seed = stress_seed();
+    int rounds = (int)stress_count(2000);
+    (void)arg;
+    EXPECT(pipe(r.ends) == 0);
+    count_signal(SIGUSR1, SA_RESTART);
+    worker_start(&w, true);
+    worker_give(&w, read_often, &r);
+    for (int i = 1; i <= rounds; i++) {
+        spin_ns((int64_t)(next_random(&seed) % 20000));
+        bool first = next_random(&seed) % 2 == 0;
+        if (first) {
+            pthread_kill(w.thread, SIGUSR1);
+        }
+        EXPECT(itr_interrupt(w.thread) == ITR_OK);
+        if (!first) {
+            pthread_kill(w.thread, SIGUSR1);
+        }
+        for (int64_t since = now_ns(); r.seen < i;) {
+            EXPECT(r.result == 0 && now_ns() - since < PATIENCE_NS);
+        }
+    }
+    EXPECT(write(r.ends[1], "x", 1) == 1);
+    worker_wait(&w);
+    EXPECT(r.result == 1 && r.seen == rounds);
+    worker_stop(&w);
+    return 0;
+}
+
+/* ---- another runtime takes the signal ---------------------------------------------------------------------------- */
+
+static void foreign(int sig) { (void)sig; }
+
+/* What the kernel takes, without libc and so without us. */
+struct raw_action {
+    void (*handler)(int);
+    unsigned long flags;
+    void (*restorer)(void);
+    uint64_t mask;
+};
+
+static void take_away(int sig) {
+    struct sigaction act;
+    struct raw_action raw;
+    /* libc knows the restorer: install by libc for another signal and copy. */
+    memset(&act, 0, sizeof act);
+    act.sa_handler = foreign;
+    act.sa_flags = SA_RESTART;
+    sigaction(SIGUSR2, &act, NULL);
+    syscall(SYS_rt_sigaction, SIGUSR2, NULL, &raw, sizeof raw.mask);
+    syscall(SYS_rt_sigaction, sig, &raw, NULL, sizeof raw.mask);
+}
+
+static int taken(void *arg) {
+    enum { THREADS = 4 };
+    struct worker w[THREADS];
+    struct reader r[THREADS];
+    int first = itr_stub_api()->signal_number();
+    (void)arg;
+    for (int i = 0; i < THREADS; i++) {
+        worker_start(&w[i], true);
+        EXPECT(pipe(r[i].ends) == 0);
+    }
+    for (int round = 0; round < 2; round++) {
+        for (int i = 0; i < THREADS; i++) {
+            worker_give(&w[i], do_read, &r[i]);
+            await_parked(w[i].thread, "read");
+        }
+        take_away(itr_stub_api()->signal_number());
+        EXPECT(!itr_stub_api()->signal_ours());
+        for (int i = 0; i < THREADS; i++) {
+            EXPECT(itr_interrupt(w[i].thread) == ITR_OK);
+        }
+        for (int i = 0; i < THREADS; i++) {
+            int cleared = 0;
+            worker_wait(&w[i]);
+            EXPECT(r[i].result == -1 && r[i].error == ECANCELED);
+            worker_do(&w[i], clear, &cleared);
+            EXPECT(cleared == 1);
+        }
+        EXPECT(itr_stub_api()->signal_ours());
+    }
+    EXPECT(itr_stub_api()->signal_number() != first);
+    EXPECT(breaks(&w[0]) == 0);
+    for (int i = 0; i < THREADS; i++) {
+        worker_stop(&w[i]);
+    }
+    return 0;
+}
+
+/* The same in a thread that blocks every signal, the one it moves to included. */
+static void block_all(void *arg) {
+    sigset_t full;
+    (void)arg;
+    sigfillset(&full);
+    pthread_sigmask(SIG_SETMASK, &full, NULL);
+}
+
+static int taken_and_blocked(void *arg) {
+    struct worker w;
+    struct reader r;
+    (void)arg;
+    worker_start(&w, true);
+    worker_do(&w, block_all, NULL);
+    EXPECT(pipe(r.ends) == 0);
+    worker_give(&w, do_read, &r);
+    await_parked(w.thread, "read");
+    take_away(SIGURG);
+    EXPECT(itr_interrupt(w.thread) == ITR_OK);
+    worker_wait(&w);
+    EXPECT(r.result == -1 && r.error == ECANCELED);
+    worker_stop(&w);
+    return 0;
+}
+
+static void program_handlers(void **state) { (void)state, in_child(handlers, NULL); }
+static void program_masks(void **state) { (void)state, in_child(blocked, NULL); }
+static void sigwait_on_a_full_set(void **state) { (void)state, in_child(full_set, NULL); }
+static void restarting_signals(void **state) { (void)state, in_child(storm, NULL); }
+static void another_runtime(void **state) { (void)state, in_child(taken, NULL); }
+static void another_runtime_and_blocked(void **state) { (void)state, in_child(taken_and_blocked, NULL); }
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(program_handlers),      cmocka_unit_test(program_masks),
+        cmocka_unit_test(sigwait_on_a_full_set), cmocka_unit_test(restarting_signals),
+        cmocka_unit_test(another_runtime),       cmocka_unit_test(another_runtime_and_blocked),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,305 @@
+/* No wake-up outlives what it was for: timed waits end at their own deadline, neither before it nor much after it, while
+ * interrupts are recorded and taken back, or cleared, right around them. And each interrupt is seen exactly once. */
+#include "support.h"
+
+#include "api.h"
+#include "libc_types.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ipc.h>
+
+#define WAIT_US 2000
+#define LATE (400 * MS) /* far more than scheduling takes, far less than a wait that is begun again and again */
+
+struct things {
+    int pipe[2], epoll, semaphores, queue;
+    mqd_t mq;
+    sem_t sem;
+    sigset_t unused;
+};
+static struct things have;
+
+static struct timespec later(clockid_t clock) {
+    struct timespec t;
+    clock_gettime(clock, &t);
+    t.tv_nsec += WAIT_US * 1000;
+    if (t.tv_nsec >= 1000000000) {
+        t.tv_nsec -= 1000000000;
+        t.tv_sec++;
+    }
+    return t;
+}
+static const struct timespec brief = {0, WAIT_US * 1000};
+
+/* Each gives 0 when its time was up, else an error number. */
+static int is(long result, int timed_out) { return result == -1 && errno == timed_out ? 0 : result == -1 ? errno : EPROTO; }
+static int is_zero(long result) { return result == 0 ? 0 : result == -1 ? errno : EPROTO; }
+
+static int w_nanosleep(void) { return is_zero(nanosleep(&brief, NULL)); }
+static int w_clock_nanosleep(void) { return clock_nanosleep(CLOCK_MONOTONIC, 0, &brief, NULL); }
+static int w_clock_nanosleep_abs(void) {
+    struct timespec t = later(CLOCK_MONOTONIC);
+    return clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL);
+}
+static int w_usleep(void) { return is_zero(usleep(WAIT_US)); }
+static struct pollfd *one(void) {
+    static struct pollfd set;
+    set = (struct pollfd){.fd = have.pipe[0], .events = POLLIN};
+    return &set;
+}
+static int w_poll(void) { return is_zero(poll(one(), 1, WAIT_US / 1000)); }
+static int w_poll_none(void) { return is_zero(poll(NULL, 0, WAIT_US / 1000)); }
+static int w_ppoll(void) { return is_zero(ppoll(one(), 1, &brief, NULL)); }
+static int w_ppoll_none(void) { return is_zero(ppoll(NULL, 0, &brief, &have.unused)); }
+static int w_select(void) {
+    fd_set set;
+    struct timeval t = {0, WAIT_US};
+    FD_ZERO(&set);
+    FD_SET(have.pipe[0], &set);
+    int error = is_zero(select(have.pipe[0] + 1, &set, NULL, NULL, &t));
+    return error == 0 && FD_ISSET(have.pipe[0], &set) ? EPROTO : error;
+}
+static int w_select_none(void) {
+    struct timeval t = {0, WAIT_US};
+    return is_zero(select(0, NULL, NULL, NULL, &t));
+}
+static int w_pselect(void) {
+    fd_set set;
+    FD_ZERO(&set);
+    FD_SET(have.pipe[0], &set);
+    return is_zero(pselect(have.pipe[0] + 1, &set, NULL, NULL, &brief, &have.unused));
+}
+static int w_epoll_wait(void) {
+    struct epoll_event event;
+    return is_zero(epoll_wait(have.epoll, &event, 1, WAIT_US / 1000));
+}
+static int w_epoll_pwait(void) {
+    struct epoll_event event;
+    return is_zero(epoll_pwait(have.epoll, &event, 1, WAIT_US / 1000, &have.unused));
+}
+static int w_epoll_pwait2(void) {
+    struct epoll_event event;
+    return is_zero(epoll_pwait2(have.epoll, &event, 1, &brief, NULL));
+}
+static int w_sem_timedwait(void) {
+    struct timespec t = later(CLOCK_REALTIME);
+    return is(sem_timedwait(&have.sem, &t), ETIMEDOUT);
+}
+static int w_sem_clockwait(void) {
+    struct timespec t = later(CLOCK_MONOTONIC);
+    return is(sem_clockwait(&have.sem, CLOCK_MONOTONIC, &t), ETIMEDOUT);
+}
+static int w_sigtimedwait(void) { return is(sigtimedwait(&have.unused, NULL, &brief), EAGAIN); }
+static int w_semtimedop(void) {
+    struct sembuf take = {0, -1, 0};
+    return is(semtimedop(have.semaphores, &take, 1, &brief), EAGAIN);
+}
+static int w_mq_timedreceive(void) {
+    char text[8];
+    struct timespec t = later(CLOCK_REALTIME);
+    return is(mq_timedreceive(have.mq, text, sizeof text, NULL, &t), ETIMEDOUT);
+}
+
+#define WAIT(name) {#name, w_##name}
+static const struct {
+    const char *name;
+    int (*wait)(void);
+} waits[] = {
+    WAIT(nanosleep),   WAIT(clock_nanosleep), WAIT(clock_nanosleep_abs), WAIT(usleep),      WAIT(poll),
+    WAIT(poll_none),   WAIT(ppoll),           WAIT(ppoll_none),          WAIT(select),      WAIT(select_none),
+    WAIT(pselect),     WAIT(epoll_wait),      WAIT(epoll_pwait),         WAIT(epoll_pwait2), WAIT(sem_timedwait),
+    WAIT(sem_clockwait), WAIT(sigtimedwait),  WAIT(semtimedop),          WAIT(mq_timedreceive),
+};
+
+struct target {
+    size_t which;
+    unsigned rounds;
+    _Atomic bool finished;
+    unsigned broken, cleared;
+    int wrong; /* an error number that none may give */
+    int64_t early, late;
+    bool by_stub;
+};
+
+static void wait_often(void *arg) {
+    struct target *t = arg;
+    const struct itr_stub_api *api = itr_stub_api();
+    for (unsigned i = 0; i < t->rounds && t->wrong == 0; i++) {
+        int64_t start = now_ns();
+        int error = waits[t->which].wait();
+        int64_t took = now_ns() - start;
+        if (error == ECANCELED) {
+            t->broken++;
+            if (t->by_stub) {
+                api->consume(api->self(), ITR_PENDING_API);
+            } else if (itr_clear() == 1) {
+                t->cleared++;
+            } else {
+                t->wrong = EALREADY; /* broken without anything pending */
+            }
+        } else if (error != 0) {
+            t->wrong = error;
+        } else {
+            int64_t over = took - WAIT_US * 1000;
+            t->early = over < t->early ? over : t->early;
+            t->late = over > t->late ? over : t->late;
+        }
+        if (!t->by_stub && i % 3 == 0) {
+            t->cleared += (unsigned)itr_clear(); /* one that came after the wait: its wake-up must not end the next one */
+        }
+    }
+    t->finished = true;
+}
+
+static void check(const struct target *t) {
+    if (t->wrong != 0) {
+        fail_msg("%s: %s", waits[t->which].name, strerror(t->wrong));
+    }
+    if (t->early < 0) {
+        fail_msg("%s: ended %lld ns before its time", waits[t->which].name, (long long)-t->early);
+    }
+    if (t->late > LATE) {
+        fail_msg("%s: ended %lld ms after its time", waits[t->which].name, (long long)(t->late / MS));
+    }
+}
+
+/* Raised and taken back: unless the wait was broken for it, in which case it cannot be taken back. */
+static void retracted(void **state) {
+    uint64_t seed = stress_seed();
+    unsigned rounds = stress_count(60);
+    const struct itr_stub_api *api = itr_stub_api();
+    (void)state;
+    for (size_t i = 0; i < COUNT(waits); i++) {
+        struct worker w;
+        struct target t = {.which = i, .rounds = rounds, .by_stub = true};
+        unsigned raised = 0;
+        unsigned kept = 0;
+        worker_start(&w, true);
+        struct itr_slot *slot = api->lock_thread(w.thread);
+        itr_ref ref = itr_ref_of(slot);
+        api->unlock(slot);
+        worker_give(&w, wait_often, &t);
+        while (!t.finished) {
+            api->raise(ref, ITR_PENDING_API);
+            raised++;
+            if (!api->retract(ref, ITR_PENDING_API)) {
+                kept++;
+                int64_t since = now_ns();
+                while (itr_pending(w.thread) == 1 && !t.finished) {
+                    check_patience(since, waits[i].name);
+                }
+            }
+            spin_ns((int64_t)(next_random(&seed) % (WAIT_US * 400)));
+        }
+        worker_wait(&w);
+        worker_stop(&w);
+        check(&t);
+        if (t.broken < kept || t.broken > raised) {
+            fail_msg("%s: broken %u times, raised %u, not taken back %u", waits[i].name, t.broken, raised, kept);
+        }
+    }
+}
+
+/* What itr_wake_locked() does, for an interrupt that was taken back before its target had a look. */
+static void wake_for_nothing(struct itr_slot *slot) {
+    uint64_t word = slot->park;
+    enum itr_kind kind = ITR_PARK_KIND(word);
+    if (kind == ITR_PARK_NONE || kind == ITR_PARK_CLOSED || (word & ITR_PARK_WAKING) != 0 ||
+        !atomic_compare_exchange_strong(&slot->park, &word, word | ITR_PARK_WAKING)) {
+        return;
+    }
+    if (kind == ITR_PARK_FDSET && slot->pipe[1] >= 0) {
+        slot->piped = write(slot->pipe[1], "", 1) == 1;
+    } else if (slot->sig_sent == slot->sig_seen) {
+        if (kind == ITR_PARK_DEADLINE) {
+            slot->deadline = (struct timespec){0, 0};
+        }
+        slot->sig_sent++;
+        pthread_kill(slot->thread, itr_stub_api()->signal_number());
+    }
+    atomic_fetch_and(&slot->park, ~ITR_PARK_WAKING);
+}
+
+/* Woken in vain again and again, a wait goes on for the rest of its time, and not for all of it anew. */
+static void woken_for_nothing(void **state) {
+    uint64_t seed = stress_seed();
+    unsigned rounds = stress_count(20);
+    const struct itr_stub_api *api = itr_stub_api();
+    (void)state;
+    for (size_t i = 0; i < COUNT(waits); i++) {
+        struct worker w;
+        struct target t = {.which = i, .rounds = rounds};
+        worker_start(&w, true);
+        struct itr_slot *slot = api->lock_thread(w.thread);
+        api->unlock(slot);
+        worker_give(&w, wait_often, &t);
+        for (int64_t since = now_ns(); !t.finished;) {
+            pthread_mutex_lock(&slot->lock);
+            wake_for_nothing(slot);
+            pthread_mutex_unlock(&slot->lock);
+            spin_ns((int64_t)(next_random(&seed) % (WAIT_US * 200)));
+            if (now_ns() - since > LATE + 2 * WAIT_US * 1000 * (int64_t)rounds) {
+                while (!t.finished) { /* let it end */
+                    breathe();
+                }
+                print_error("%s: does not end\n", waits[i].name);
+            }
+        }
+        worker_wait(&w);
+        worker_stop(&w);
+        check(&t);
+        assert_int_equal(t.broken, 0);
+    }
+}
+
+/* Recorded from outside, seen or cleared by the thread itself: each exactly once. */
+static void cleared(void **state) {
+    uint64_t seed = stress_seed();
+    unsigned rounds = stress_count(60);
+    (void)state;
+    for (size_t i = 0; i < COUNT(waits); i++) {
+        struct worker w;
+        struct target t = {.which = i, .rounds = rounds};
+        unsigned recorded = 0;
+        worker_start(&w, true);
+        worker_give(&w, wait_often, &t);
+        while (!t.finished) {
+            recorded += itr_interrupt(w.thread) == ITR_OK;
+            spin_ns((int64_t)(next_random(&seed) % (3 * WAIT_US * 1000)));
+        }
+        worker_wait(&w);
+        unsigned left = itr_pending(w.thread) == 1;
+        worker_stop(&w);
+        check(&t);
+        if (t.cleared + left != recorded) {
+            fail_msg("%s: %u recorded, %u cleared, %u left", waits[i].name, recorded, t.cleared, left);
+        }
+    }
+}
+
+static int make(void **state) {
+    struct mq_attr attr = {.mq_maxmsg = 4, .mq_msgsize = 8};
+    char name[32];
+    (void)state;
+    sigemptyset(&have.unused);
+    sigaddset(&have.unused, SIGUSR1);
+    snprintf(name, sizeof name, "/itr-stale-%d", getpid());
+    have.mq = mq_open(name, O_CREAT | O_RDWR, 0600, &attr);
+    mq_unlink(name);
+    have.semaphores = semget(IPC_PRIVATE, 1, 0600);
+    have.epoll = epoll_create1(EPOLL_CLOEXEC);
+    return pthread_sigmask(SIG_BLOCK, &have.unused, NULL) | pipe(have.pipe) | sem_init(&have.sem, 0, 0) |
+           (have.mq < 0) | (have.semaphores < 0) | (have.epoll < 0);
+}
+static int unmake(void **state) {
+    (void)state;
+    return semctl(have.semaphores, 0, IPC_RMID);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(woken_for_nothing), cmocka_unit_test(retracted), cmocka_unit_test(cleared)};
+    return cmocka_run_group_tests(tests, make, unmake);
+}
