@@ -55,6 +55,7 @@ foreach(source IN LISTS test_sources)
   itr_add_c_test("${source}")
 endforeach()
 
+# preload: as the launcher starts a program. import: a plain interpreter, whose calls are bound when the package installs.
 foreach(tag IN LISTS ITR_TAGS)
   set(python "${ITR_PYTHON_${tag}}")
   execute_process(COMMAND "${python}" -c "import pytest" RESULT_VARIABLE missing OUTPUT_QUIET ERROR_QUIET)
@@ -62,12 +63,17 @@ foreach(tag IN LISTS ITR_TAGS)
     message(WARNING "${python} has no pytest: the Python tests of ${tag} are left out")
     continue()
   endif()
-  add_test(
-    NAME python.${tag}
-    COMMAND "${python}" -m pytest tests/python -p no:cacheprovider
-    WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}")
-  set_tests_properties(
-    python.${tag} PROPERTIES
-    ENVIRONMENT "PYTHONPATH=${PROJECT_BINARY_DIR}/py/${tag};PYTHONDONTWRITEBYTECODE=1"
-    TIMEOUT ${python_test_timeout} LABELS python)
+  foreach(how IN ITEMS preload import)
+    set(environment "PYTHONPATH=${PROJECT_BINARY_DIR}/py/${tag}" "PYTHONDONTWRITEBYTECODE=1" "ITR_TEST_MODE=${how}")
+    if(how STREQUAL preload)
+      list(APPEND environment "${preload_variable}=${preload}")
+    endif()
+    add_test(
+      NAME python.${tag}.${how}
+      COMMAND "${python}" -m pytest tests/python -p no:cacheprovider
+      WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}")
+    set_tests_properties(
+      python.${tag}.${how} PROPERTIES
+      ENVIRONMENT "${environment}" TIMEOUT ${python_test_timeout} LABELS python)
+  endforeach()
 endforeach()

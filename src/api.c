@@ -1,6 +1,7 @@
 /* The C API (interruptible.h), and the table that the CPython stub uses (api.h). */
 #include "api.h"
 
+#include "late_bind.h"
 #include "monitor.h"
 #include "preload.h"
 #include "signals.h"
@@ -11,7 +12,14 @@
 
 EXPORT uint32_t itr_abi_version(void) { return ITR_ABI_VERSION; }
 
-EXPORT int itr_active(void) { return itr_preloaded() ? 1 : 0; }
+EXPORT int itr_active(void) { return itr_preloaded() || itr_late_bound() > 0 ? 1 : 0; }
+
+EXPORT int itr_bind(void) { return itr_late_bind(); }
+
+EXPORT int itr_unbind(void) {
+    itr_late_unbind();
+    return ITR_OK;
+}
 
 EXPORT int itr_attach(void) {
     bool fresh = itr_self == NULL;
@@ -222,6 +230,10 @@ EXPORT const struct itr_stub_api *itr_stub_api(void) {
         .monitor_stop = itr_monitor_stop,
         .monitor_allow = monitor_allow,
         .active = itr_active,
+        .preloaded = itr_preloaded,
+        .bind = itr_late_bind,
+        .unbind = itr_late_unbind,
+        .bound = itr_late_bound,
         .signal_number = itr_signal_number,
         .signal_ours = itr_signals_ours,
         .monitor_runs = itr_monitor_runs,

@@ -35,6 +35,10 @@ struct itr_stub_api {
     void (*monitor_stop)(void);
     void (*monitor_allow)(void);
     int (*active)(void);
+    bool (*preloaded)(void);
+    int (*bind)(void);
+    void (*unbind)(void);
+    int (*bound)(void);
     int (*signal_number)(void);
     bool (*signal_ours)(void);
     bool (*monitor_runs)(void);

@@ -332,6 +332,7 @@ void itr_table_after_fork(bool child) {
     for (uint32_t i = 0; i < made; i++) {
         struct itr_slot *slot = itr_slot_at(i);
         pthread_mutex_init(&slot->lock, NULL);
+        slot->watched = false; /* the monitor's list starts anew; a slot that is free may still have been on it */
         if (atomic_load_explicit(&slot->live, memory_order_relaxed) == 0) {
             continue;
         }
@@ -339,7 +340,6 @@ void itr_table_after_fork(bool child) {
         if (slot == itr_self) {
             slot->tid = (pid_t)syscall(SYS_gettid);
             slot->adopted = true;
-            slot->watched = false;
             /* A wake-up that was under way belongs to the parent. */
             atomic_fetch_and_explicit(&slot->park, ~ITR_PARK_WAKING, memory_order_relaxed);
             atomic_store_explicit(&slot->sig_seen, atomic_load_explicit(&slot->sig_sent, memory_order_relaxed),
@@ -351,7 +351,6 @@ void itr_table_after_fork(bool child) {
         atomic_store_explicit(&slot->live, 0, memory_order_relaxed);
         atomic_store_explicit(&slot->pending, 0, memory_order_relaxed);
         atomic_store_explicit(&slot->park, 0, memory_order_relaxed);
-        slot->watched = false;
         slot->hash_next = free_list;
         free_list = slot->index + 1;
         atomic_fetch_sub_explicit(&slots_used, 1, memory_order_relaxed);

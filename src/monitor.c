@@ -27,7 +27,7 @@ static pthread_cond_t monitor_cond;
 static bool cond_made;
 static bool running;
 static bool stopping;
-static bool forking;
+static unsigned forbidden; /* forks in progress, finalisation: by how many it must not run */
 static pthread_t monitor_thread;
 static pid_t monitor_tid;
 
@@ -37,7 +37,7 @@ static uint32_t watch_head;   /* index + 1 */
 static void *run(void *unused);
 
 static void start_locked(void) {
-    if (running || stopping || forking) {
+    if (running || stopping || forbidden != 0) {
         return;
     }
     if (!cond_made) {
@@ -195,13 +195,16 @@ static void *run(void *unused) {
 }
 
 static void stop_locked(void) {
+    while (stopping) { /* by another thread: it can be joined only once */
+        pthread_cond_wait(&monitor_cond, &monitor_lock);
+    }
     if (!running) {
         return;
     }
     stopping = true;
     pthread_t thread = monitor_thread;
     pid_t tid = monitor_tid;
-    pthread_cond_signal(&monitor_cond);
+    pthread_cond_broadcast(&monitor_cond);
     pthread_mutex_unlock(&monitor_lock);
     pthread_join(thread, NULL);
     /* The join returns a moment before the kernel has forgotten the task, and CPython 3.12+ counts tasks after a fork
@@ -212,19 +215,21 @@ static void stop_locked(void) {
     pthread_mutex_lock(&monitor_lock);
     stopping = false;
     running = false;
+    pthread_cond_broadcast(&monitor_cond);
 }
 
 void itr_monitor_stop(void) {
     pthread_mutex_lock(&monitor_lock);
+    forbidden++; /* first, so that none starts while another thread's fork ends */
     stop_locked();
-    forking = true;
     pthread_mutex_unlock(&monitor_lock);
 }
 
 void itr_monitor_after_fork(bool child) {
     if (child) {
         pthread_mutex_init(&monitor_lock, NULL);
-        running = stopping = forking = cond_made = false;
+        running = stopping = cond_made = false;
+        forbidden = 0;
         monitor_tid = 0;
         watch_head = 0; /* the table has cleared every slot's `watched` */
         if (itr_self != NULL && atomic_load_explicit(&itr_self->pending, memory_order_relaxed) != 0) {
@@ -233,7 +238,9 @@ void itr_monitor_after_fork(bool child) {
         return;
     }
     pthread_mutex_lock(&monitor_lock);
-    forking = false;
+    if (forbidden > 0) {
+        forbidden--;
+    }
     if (watch_head != 0) {
         start_locked();
     }

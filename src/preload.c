@@ -145,8 +145,20 @@ __attribute__((constructor(101))) static void start(void) {
     errno = saved;
 }
 
-/* Does the process call us? The first definition of a blocking call in the global scope is ours when we were preloaded. */
+/* Does the process call us? The first definition of a blocking call in the global scope is ours when we were preloaded. (Not
+ * by the address of our own `recv`: a reference to an exported name is itself bound to the first definition.) */
 bool itr_preloaded(void) {
-    union symbol ours = {.function = (void (*)(void))itr_export_recv};
-    return dlsym(RTLD_DEFAULT, "recv") == ours.data;
+    static _Atomic int known; /* 1: no, 2: yes; it cannot change */
+    int answer = atomic_load_explicit(&known, memory_order_relaxed);
+    if (answer == 0) {
+        union symbol first = {dlsym(RTLD_DEFAULT, "recv")};
+        union symbol ours = {.function = (void (*)(void))itr_preloaded};
+        Dl_info first_in;
+        Dl_info ours_in;
+        bool same = first.data != NULL && dladdr(first.data, &first_in) != 0 && dladdr(ours.data, &ours_in) != 0 &&
+                    first_in.dli_fbase == ours_in.dli_fbase;
+        answer = same ? 2 : 1;
+        atomic_store_explicit(&known, answer, memory_order_relaxed);
+    }
+    return answer == 2;
 }

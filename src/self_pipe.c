@@ -18,6 +18,7 @@ static struct spare {
     ino_t ino;
 } pool[POOL];
 static int pooled;
+static _Atomic pid_t owner;              /* whose descriptors they are: a child of vfork shares only our memory */
 static _Atomic uint8_t own_fd[OWN_FDS]; /* 1: one of ours, so that close() can ask without a lock */
 
 static bool is_own(unsigned fd) {
@@ -74,12 +75,21 @@ static bool fresh_pipe(int ends[2]) {
     if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0) {
         return false;
     }
-    if (ends[0] >= OWN_FDS || ends[1] >= OWN_FDS) {
-        itr_real.close(ends[0]);
-        itr_real.close(ends[1]);
-        return false;
+    bool usable = true;
+    for (int i = 0; i < 2; i++) {
+        if (ends[i] <= STDERR_FILENO) { /* those are the program's, even while they are closed */
+            int low = ends[i];
+            ends[i] = itr_real.fcntl(low, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+            itr_real.close(low);
+        }
+        usable = usable && ends[i] >= 0 && ends[i] < OWN_FDS;
     }
-    return true;
+    for (int i = 0; i < 2 && !usable; i++) {
+        if (ends[i] >= 0) {
+            itr_real.close(ends[i]);
+        }
+    }
+    return usable;
 }
 
 int itr_pipe_get(struct itr_slot *slot) {
@@ -93,12 +103,18 @@ int itr_pipe_get(struct itr_slot *slot) {
         errno = saved;
         return -1;
     }
-    if (fstat(ends[0], &st) != 0) {
-        st.st_dev = 0;
-        st.st_ino = 0;
+    if (atomic_load_explicit(&owner, memory_order_relaxed) == 0) {
+        atomic_store_explicit(&owner, getpid(), memory_order_relaxed);
     }
     set_own(ends[0], 1);
     set_own(ends[1], 1);
+    /* A dup2 over a number that was free a moment ago: what lies there is the program's, and not to be mistaken for ours. */
+    if (fstat(ends[0], &st) != 0 || !S_ISFIFO(st.st_mode) || !is_pipe(ends[1], st.st_dev, st.st_ino)) {
+        set_own(ends[0], 0);
+        set_own(ends[1], 0);
+        errno = saved;
+        return -1;
+    }
     pthread_mutex_lock(&slot->lock);
     slot->pipe_dev = st.st_dev;
     slot->pipe_ino = st.st_ino;
@@ -149,6 +165,16 @@ void itr_pipe_drain(struct itr_slot *slot) {
     errno = saved;
 }
 
+bool itr_pipe_lost(struct itr_slot *slot) {
+    pthread_mutex_lock(&slot->lock);
+    bool lost = slot->pipe[0] < 0 || !still_ours(slot, slot->pipe[0]);
+    if (lost && slot->pipe[0] >= 0) {
+        gone_locked(slot);
+    }
+    pthread_mutex_unlock(&slot->lock);
+    return lost;
+}
+
 void itr_pipe_release(struct itr_slot *slot) {
     if (slot->pipe[0] < 0) {
         return;
@@ -178,6 +204,7 @@ void itr_pipe_release(struct itr_slot *slot) {
 void itr_pipe_forget(struct itr_slot *slot) { gone_locked(slot); }
 
 void itr_pipe_pool_after_fork(void) {
+    atomic_store_explicit(&owner, getpid(), memory_order_relaxed);
     pthread_mutex_init(&pool_lock, NULL);
     while (pooled > 0) {
         drop_spare(&pool[--pooled]);
@@ -216,7 +243,7 @@ void itr_pipe_fds_going(unsigned first, unsigned last) {
     }
     int saved = errno;
     struct range r = {first, last};
-    if (last >= first) {
+    if (last >= first && atomic_load_explicit(&owner, memory_order_relaxed) == getpid()) {
         itr_each_slot(forget_in_range, &r);
         pthread_mutex_lock(&pool_lock);
         for (int i = 0; i < pooled;) {

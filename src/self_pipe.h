@@ -11,6 +11,8 @@ int itr_pipe_get(struct itr_slot *slot);
 bool itr_pipe_write(struct itr_slot *slot);
 /* Empty it. Target only. */
 void itr_pipe_drain(struct itr_slot *slot);
+/* Was the pipe closed behind our back? Then it is forgotten. Target only. */
+bool itr_pipe_lost(struct itr_slot *slot);
 /* Give the pipe to the pool, or close it. */
 void itr_pipe_release(struct itr_slot *slot);
 /* After fork, in the child: close an inherited pipe. */

@@ -79,13 +79,14 @@ static int park_poll(struct poll_call *c, const char *name) {
         int result = -1;
         bool again = false;
         bool only_ours = false;
+        bool retry = false;
         if (itr_park_enter(&p)) {
             if (own >= 0) {
                 memcpy(set, c->fds, sizeof(struct pollfd) * c->n);
                 set[c->n] = (struct pollfd){.fd = own, .events = POLLIN};
                 result = real_poll(c, set, c->n + 1, wait);
-                if (result == -1 && errno == EINVAL) {
-                    result = real_poll(c, c->fds, c->n, wait); /* one more than RLIMIT_NOFILE allows */
+                if (result == -1 && errno == EINVAL) { /* one more than RLIMIT_NOFILE allows, perhaps */
+                    retry = true;
                 } else if (result >= 0) {
                     result -= set[c->n].revents != 0;
                     only_ours = result == 0 && set[c->n].revents != 0;
@@ -96,7 +97,11 @@ static int park_poll(struct poll_call *c, const char *name) {
             } else {
                 result = real_poll(c, c->fds, c->n, wait);
             }
-            again = itr_park_leave(&p, result == 0 || (result == -1 && errno == EINTR));
+            again = itr_park_leave(&p, result == 0 || (result == -1 && (errno == EINTR || retry)));
+        }
+        if (retry && !p.broken) {
+            itr_park_downgrade(&p);
+            continue;
         }
         if (p.broken) {
             if (p.exact && c->n > 0) {
@@ -221,6 +226,7 @@ static int park_select(struct select_call *c, const char *name) {
         int result = -1;
         bool again = false;
         bool only_ours = false;
+        bool lost = false;
         if (itr_park_enter(&p)) {
             if (own >= 0) {
                 /* Our number may lie beyond the program's sets, which then are too short for the kernel to read that far:
@@ -251,11 +257,13 @@ static int park_select(struct select_call *c, const char *name) {
                             memcpy(c->sets[i], &full[i], set_bytes(c->n));
                         }
                     }
+                } else if (errno == EBADF && itr_pipe_lost(p.slot)) {
+                    lost = true; /* closed by a raw syscall: not the program's error */
                 }
             } else {
                 result = real_select(c, c->n, c->sets[0], wait);
             }
-            again = itr_park_leave(&p, result == 0 || (result == -1 && errno == EINTR));
+            again = itr_park_leave(&p, result == 0 || lost || (result == -1 && errno == EINTR)) || (lost && !p.broken);
         }
         if (p.broken) {
             if (p.exact && c->n > 0) {

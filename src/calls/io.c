@@ -6,8 +6,13 @@
 
 #include <stdarg.h>
 
-/* connect is never issued twice: interrupted, it goes on in the background, and a second one would fail with EALREADY or
- * report the outcome of the first as an error. A resumed one waits for the socket and reads its error. */
+/* An Internet connect is never issued twice: interrupted, it goes on in the background, and a second one would fail with
+ * EALREADY or report the outcome of the first as an error. A resumed one waits for the socket and reads its error. Of
+ * other families nothing is left when it is interrupted, so there it is issued again. */
+static bool goes_on(const struct sockaddr *addr, socklen_t len) {
+    return len >= sizeof addr->sa_family && (addr->sa_family == AF_INET || addr->sa_family == AF_INET6);
+}
+
 static int finish_connect(int fd) {
     struct pollfd one = {.fd = fd, .events = POLLOUT};
     if (itr_real.poll(&one, 1, -1) < 0) {
@@ -29,7 +34,7 @@ int itr_call_connect(int fd, const struct sockaddr *addr, socklen_t len) {
     int result;
     bool issued = false;
     ITR_RUN_SIGNAL_PARK(result, ITR_CONNECT, "connect", fd,
-                        (issued ? finish_connect(fd) : (issued = true, itr_real.connect(fd, addr, len))), -1);
+                        (issued ? finish_connect(fd) : (issued = goes_on(addr, len), itr_real.connect(fd, addr, len))), -1);
     return result;
 }
 

@@ -438,8 +438,9 @@ static PyObject *core_threads(PyObject *self, PyObject *unused) {
 static PyObject *core_status(PyObject *self, PyObject *unused) {
     (void)self;
     (void)unused;
-    return Py_BuildValue("{s:I,s:N,s:s,s:N,s:s,s:i,s:N,s:N,s:N}", "abi", (unsigned)itr_api->abi, "preloaded",
-                         PyBool_FromLong(itr_api->active()), "library", library_path, "installed",
+    return Py_BuildValue("{s:I,s:N,s:N,s:i,s:s,s:N,s:s,s:i,s:N,s:N,s:N}", "abi", (unsigned)itr_api->abi, "preloaded",
+                         PyBool_FromLong(itr_api->preloaded()), "active", PyBool_FromLong(itr_api->active()), "bound",
+                         itr_api->bound(), "library", library_path, "installed",
                          PyBool_FromLong(itr_exact_installed()), "injection", itr_async_mode(), "signal",
                          itr_api->signal_number(), "signal_ours", PyBool_FromLong(itr_api->signal_ours()), "monitor",
                          PyBool_FromLong(itr_api->monitor_runs()), "tls", PyBool_FromLong(itr_tls_probe()));
@@ -450,13 +451,18 @@ static PyObject *core_status(PyObject *self, PyObject *unused) {
 static PyObject *core_install(PyObject *self, PyObject *unused) {
     (void)self;
     (void)unused;
-    return itr_exact_install() != 0 ? NULL : Py_NewRef(Py_None);
+    if (itr_exact_install() != 0) {
+        return NULL;
+    }
+    itr_api->bind();
+    Py_RETURN_NONE;
 }
 
 static PyObject *core_uninstall(PyObject *self, PyObject *unused) {
     (void)self;
     (void)unused;
     itr_exact_uninstall();
+    itr_api->unbind();
     Py_RETURN_NONE;
 }
 

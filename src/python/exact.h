@@ -15,7 +15,8 @@ enum itr_exact_kind {
     ITR_KIND_JOIN,
     ITR_KIND_TLS,
     ITR_KIND_EFFECT,
-    ITR_KIND_START
+    ITR_KIND_START,
+    ITR_KIND_LOAD
 };
 
 struct itr_row {

@@ -199,6 +199,11 @@ PyObject *itr_dispatch(const struct itr_call *c) {
     if (c->row->kind == ITR_KIND_START) {
         return start(c);
     }
+    if (c->row->kind == ITR_KIND_LOAD) {
+        PyObject *result = itr_call_original(c);
+        itr_api->bind(); /* cheap when it was preloaded or nothing new was loaded */
+        return result;
+    }
     struct itr_thread *t = itr_thread_current();
     if (t == NULL) {
         return itr_call_original(c);

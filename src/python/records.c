@@ -176,6 +176,10 @@ static itr_record *next_record(struct itr_thread *t) {
         }
         if (PyList_GET_SIZE(t->queue) == 0) {
             itr_api->consume(t->slot, ITR_PENDING_PY);
+        } else {
+            /* What was broken was broken for this one; the next has its own call to break, or to be taken back from. */
+            atomic_store_explicit(&t->slot->committed, 0, memory_order_seq_cst);
+            atomic_store_explicit(&t->slot->foreign_done, 0, memory_order_relaxed);
         }
         return record;
     }

@@ -22,7 +22,9 @@ union any_function function_named(const char *name) {
 
 void make_pipe(struct fixture *f) { assert_int_equal(pipe2(f->a, O_CLOEXEC), 0); }
 
-void make_socketpair(struct fixture *f) { assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, f->a), 0); }
+void make_socketpair(struct fixture *f) {
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, f->a), 0);
+}
 
 void put_byte(struct fixture *f) { assert_int_equal(write(f->a[1], "x", 1), 1); }
 
@@ -95,8 +97,9 @@ static void do_pop(void *arg) { *(int *)arg = itr_mask_pop(ITR_MASK_ALL); }
 #define CHECK(condition)                                                                                               \
     do {                                                                                                               \
         if (!(condition)) {                                                                                            \
-            fail_msg("%s%s%s: " #condition " (line %d): result %ld, errno %s", r->row->name, r->row->variant ? " " : "", \
-                     r->row->variant ? r->row->variant : "", __LINE__, r->f.result, strerror(r->f.error));             \
+            fail_msg("%s%s%s: " #condition " (line %d): result %ld, errno %s", r->row->name,                           \
+                     r->row->variant ? " " : "", r->row->variant ? r->row->variant : "", __LINE__, r->f.result,        \
+                     strerror(r->f.error));                                                                            \
         }                                                                                                              \
     } while (0)
 

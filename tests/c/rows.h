@@ -68,11 +68,11 @@ union any_function function_named(const char *name);
 /* Ready-made parts. */
 void make_pipe(struct fixture *f);
 void make_socketpair(struct fixture *f);
-void put_byte(struct fixture *f);   /* 'x' into a[1] */
-bool got_byte(struct fixture *f);   /* the call gave 1 and the byte is 'x' */
-void fill(struct fixture *f);       /* a[1], until it would block */
-void drain(struct fixture *f);      /* a[0], until it is empty */
-bool sent_byte(struct fixture *f);  /* the call gave 1; every byte is accounted for */
+void put_byte(struct fixture *f);  /* 'x' into a[1] */
+bool got_byte(struct fixture *f);  /* the call gave 1 and the byte is 'x' */
+void fill(struct fixture *f);      /* a[1], until it would block */
+void drain(struct fixture *f);     /* a[0], until it is empty */
+bool sent_byte(struct fixture *f); /* the call gave 1; every byte is accounted for */
 bool gave_zero(struct fixture *f);
 bool gave_one(struct fixture *f);
 

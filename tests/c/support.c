@@ -131,7 +131,7 @@ void worker_wait(struct worker *w) {
         struct itr_where where = {.call = NULL};
         itr_where(w->thread, &where);
         die("worker hangs: in %s, state %c, pending %d, wake-ups in vain %d", where.call ? where.call : "nothing",
-                 task_state(w->tid), where.pending, where.wake_fails);
+            task_state(w->tid), where.pending, where.wake_fails);
     }
 }
 

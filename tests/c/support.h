@@ -1,4 +1,5 @@
-/* What the C tests share: a worker thread that does as it is told, waiting for it to be parked, seeds, small helpers. */
+/* What the C tests share: a worker thread that does as it is told, waiting for it to be parked, seeds, small helpers.
+ */
 #ifndef TESTS_SUPPORT_H
 #define TESTS_SUPPORT_H
 

@@ -75,7 +75,8 @@ static void masks(void **state) {
     assert_int_equal(itr_mask_pop(ITR_MASK_ALL), -EINVAL); /* nothing to pop */
     assert_int_equal(itr_mask_pop(ITR_MASK_BLOCKING), -EINVAL);
     assert_int_equal(itr_interrupt(pthread_self()), ITR_OK);
-    assert_int_equal(itr_mask_push(ITR_MASK_BLOCKING), ITR_OK); /* this one lets blocking calls and checkpoints through */
+    assert_int_equal(itr_mask_push(ITR_MASK_BLOCKING),
+                     ITR_OK); /* this one lets blocking calls and checkpoints through */
     assert_int_equal(itr_checkpoint(), ITR_INTERRUPTED);
     assert_int_equal(read(ends[0], &byte, 1), -1);
     assert_int_equal(errno, ECANCELED);
@@ -206,8 +207,9 @@ static void ended(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(version),        cmocka_unit_test(not_attached), cmocka_unit_test(one_thread), cmocka_unit_test(masks),
-        cmocka_unit_test(where_it_waits), cmocka_unit_test(wakes_fast),   cmocka_unit_test(ended),
+        cmocka_unit_test(version), cmocka_unit_test(not_attached),   cmocka_unit_test(one_thread),
+        cmocka_unit_test(masks),   cmocka_unit_test(where_it_waits), cmocka_unit_test(wakes_fast),
+        cmocka_unit_test(ended),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

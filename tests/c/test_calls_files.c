@@ -102,7 +102,9 @@ static void two_pipes(struct fixture *f) {
     make_pipe(f);
     assert_int_equal(pipe2(f->b, O_CLOEXEC), 0);
 }
-static bool moved_byte(struct fixture *f) { return f->result == 1 && read(f->b[0], &f->byte, 1) == 1 && f->byte == 'x'; }
+static bool moved_byte(struct fixture *f) {
+    return f->result == 1 && read(f->b[0], &f->byte, 1) == 1 && f->byte == 'x';
+}
 static long do_splice(struct fixture *f) { return splice(f->a[0], NULL, f->b[1], NULL, 1, 0); }
 static long do_tee(struct fixture *f) { return tee(f->a[0], f->b[1], 1, 0); }
 static bool teed_byte(struct fixture *f) {
@@ -201,12 +203,18 @@ static void make_terminal(struct fixture *f) {
 }
 static long do_tcdrain(struct fixture *f) { return tcdrain(f->a[0]); }
 
-#define READ(name, call) {name, make_pipe, call, put_byte, got_byte, 0, NULL, NULL}
-#define READ_AT(name, call) {name, make_file, call, nothing, got_byte, ENTRY_ONLY, NULL, NULL}
-#define WRITE(name, call) {name, full_pipe, call, drain, sent_byte, 0, NULL, NULL}
-#define WRITE_AT(name, call) {name, make_file, call, unwritten, written, ENTRY_ONLY, NULL, NULL}
-#define OPEN(name, call) {name, make_fifo, call, open_writer, opened, 0, NULL, NULL}
-#define RECORD(name, call) {name, record_locked, call, let_record, has_record, 0, NULL, NULL}
+#define READ(name, call)                                                                                               \
+    { name, make_pipe, call, put_byte, got_byte, 0, NULL, NULL }
+#define READ_AT(name, call)                                                                                            \
+    { name, make_file, call, nothing, got_byte, ENTRY_ONLY, NULL, NULL }
+#define WRITE(name, call)                                                                                              \
+    { name, full_pipe, call, drain, sent_byte, 0, NULL, NULL }
+#define WRITE_AT(name, call)                                                                                           \
+    { name, make_file, call, unwritten, written, ENTRY_ONLY, NULL, NULL }
+#define OPEN(name, call)                                                                                               \
+    { name, make_fifo, call, open_writer, opened, 0, NULL, NULL }
+#define RECORD(name, call)                                                                                             \
+    { name, record_locked, call, let_record, has_record, 0, NULL, NULL }
 
 static const struct row rows[] = {
     READ("read", do_read),
@@ -292,8 +300,9 @@ static void variadic(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(covered),   cmocka_unit_test(broken),         cmocka_unit_test(masked),  cmocka_unit_test(plain),
-        cmocka_unit_test(restarted), cmocka_unit_test(attached_plain), cmocka_unit_test(variadic),
+        cmocka_unit_test(covered),  cmocka_unit_test(broken),    cmocka_unit_test(masked),
+        cmocka_unit_test(plain),    cmocka_unit_test(restarted), cmocka_unit_test(attached_plain),
+        cmocka_unit_test(variadic),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

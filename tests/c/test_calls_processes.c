@@ -170,8 +170,10 @@ static void give_token(struct fixture *f) {
 }
 static bool has_token(struct fixture *f) { return f->result == 0 && semctl(f->id, 0, GETVAL) == 0; }
 
-#define CHILD(name, call) {name, child_that_stays, call, end_child, reaped, 0, NULL, NULL}
-#define SIGNAL(name, call, flags) {name, none, call, send_signal, got_signal, flags, NULL, NULL}
+#define CHILD(name, call)                                                                                              \
+    { name, child_that_stays, call, end_child, reaped, 0, NULL, NULL }
+#define SIGNAL(name, call, flags)                                                                                      \
+    { name, none, call, send_signal, got_signal, flags, NULL, NULL }
 
 static const struct row rows[] = {
     CHILD("wait", do_wait),
@@ -209,7 +211,8 @@ static void covered(void **state) {
     check_covered(rows, COUNT(rows), ITR_WAIT | ITR_SIGWAIT | ITR_IPC);
 }
 
-/* ---- what cannot wait is never broken: a thread that is to stop must be able to let go of what it holds ------------- */
+/* ---- what cannot wait is never broken: a thread that is to stop must be able to let go of what it holds -------------
+ */
 
 static void cannot_wait(void **state) {
     (void)state;
@@ -261,8 +264,8 @@ static void cannot_wait(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(covered), cmocka_unit_test(broken),         cmocka_unit_test(masked),
-        cmocka_unit_test(plain),   cmocka_unit_test(attached_plain), cmocka_unit_test(restarted),
+        cmocka_unit_test(covered),     cmocka_unit_test(broken),         cmocka_unit_test(masked),
+        cmocka_unit_test(plain),       cmocka_unit_test(attached_plain), cmocka_unit_test(restarted),
         cmocka_unit_test(cannot_wait),
     };
     return cmocka_run_group_tests(tests, only_signals, NULL);

@@ -19,8 +19,8 @@ static long do_recv_chk(struct fixture *f) {
 }
 static long do_recvfrom(struct fixture *f) { return recvfrom(f->a[0], &f->byte, 1, 0, NULL, NULL); }
 static long do_recvfrom_chk(struct fixture *f) {
-    return CALL(f, ssize_t(*)(int, void *, size_t, size_t, int, struct sockaddr *, socklen_t *))(f->a[0], &f->byte, 1, 1,
-                                                                                                 0, NULL, NULL);
+    return CALL(f, ssize_t(*)(int, void *, size_t, size_t, int, struct sockaddr *, socklen_t *))(f->a[0], &f->byte, 1,
+                                                                                                 1, 0, NULL, NULL);
 }
 static long do_recvmsg(struct fixture *f) {
     struct iovec iov = {&f->byte, 1};
@@ -184,8 +184,12 @@ static void tcp_connect_goes_on(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(covered),        cmocka_unit_test(broken),    cmocka_unit_test(masked),
-        cmocka_unit_test(plain),          cmocka_unit_test(restarted), cmocka_unit_test(attached_plain),
+        cmocka_unit_test(covered),
+        cmocka_unit_test(broken),
+        cmocka_unit_test(masked),
+        cmocka_unit_test(plain),
+        cmocka_unit_test(restarted),
+        cmocka_unit_test(attached_plain),
         cmocka_unit_test(tcp_connect_goes_on),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -86,8 +86,8 @@ static long do_ppoll_many(struct fixture *f) {
     return ppoll(many(f), MANY, NULL, &full);
 }
 static long do_ppoll_chk(struct fixture *f) {
-    return CALL(f, int (*)(struct pollfd *, nfds_t, const struct timespec *, const sigset_t *,
-                           size_t))(one(f), 1, NULL, NULL, sizeof(struct pollfd));
+    return CALL(f, int (*)(struct pollfd *, nfds_t, const struct timespec *, const sigset_t *, size_t))(
+        one(f), 1, NULL, NULL, sizeof(struct pollfd));
 }
 static void put_once(struct fixture *f) {
     if (!f->quick) {
@@ -197,9 +197,12 @@ static long do_sem_clockwait(struct fixture *f) {
     return sem_clockwait(&f->sem, CLOCK_MONOTONIC, &t);
 }
 
-#define SLEEP(name, call, flags, variant) {name, none, call, NULL, slept, BY_ITSELF | (flags), variant, NULL}
-#define READY(name, call, variant) {name, make_pipe, call, put_once, gave_one, 0, variant, NULL}
-#define EPOLL(name, call, variant) {name, make_epoll, call, put_once, gave_one, 0, variant, NULL}
+#define SLEEP(name, call, flags, variant)                                                                              \
+    { name, none, call, NULL, slept, BY_ITSELF | (flags), variant, NULL }
+#define READY(name, call, variant)                                                                                     \
+    { name, make_pipe, call, put_once, gave_one, 0, variant, NULL }
+#define EPOLL(name, call, variant)                                                                                     \
+    { name, make_epoll, call, put_once, gave_one, 0, variant, NULL }
 
 static const struct row rows[] = {
     SLEEP("nanosleep", do_nanosleep, 0, NULL),
@@ -271,9 +274,12 @@ static void sem_wait_is_left_alone(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(covered),         cmocka_unit_test(broken),
-        cmocka_unit_test(masked),          cmocka_unit_test(plain),
-        cmocka_unit_test(attached_plain),  cmocka_unit_test(restarted),
+        cmocka_unit_test(covered),
+        cmocka_unit_test(broken),
+        cmocka_unit_test(masked),
+        cmocka_unit_test(plain),
+        cmocka_unit_test(attached_plain),
+        cmocka_unit_test(restarted),
         cmocka_unit_test(sem_wait_is_left_alone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,5 +1,6 @@
-/* The wake-up signal is shared: the program goes on seeing its own disposition and mask, its handlers run, and a runtime
- * that takes the signal away does not stop the interrupts. Each test runs in a child of its own, as dispositions last. */
+/* The wake-up signal is shared: the program goes on seeing its own disposition and mask, its handlers run, and a
+ * runtime that takes the signal away does not stop the interrupts. Each test runs in a child of its own, as
+ * dispositions last. */
 #include "rows.h"
 
 #include "api.h"
@@ -62,7 +63,8 @@ static int handlers(void *arg) {
     struct sigaction act;
     struct sigaction old;
     int urgent = itr_stub_api()->signal_number();
-    int (*interrupts)(int, int) = (int (*)(int, int))function_named("siginterrupt").plain; /* deprecated: no prototype */
+    int (*interrupts)(int, int) =
+        (int (*)(int, int))function_named("siginterrupt").plain; /* deprecated: no prototype */
     (void)arg;
     EXPECT(urgent == SIGURG);
     count_signal(SIGURG, SA_RESTART); /* before anything is attached */

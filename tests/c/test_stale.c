@@ -1,5 +1,6 @@
-/* No wake-up outlives what it was for: timed waits end at their own deadline, neither before it nor much after it, while
- * interrupts are recorded and taken back, or cleared, right around them. And each interrupt is seen exactly once. */
+/* No wake-up outlives what it was for: timed waits end at their own deadline, neither before it nor much after it,
+ * while interrupts are recorded and taken back, or cleared, right around them. And each interrupt is seen exactly once.
+ */
 #include "support.h"
 
 #include "api.h"
@@ -35,7 +36,9 @@ static struct timespec later(clockid_t clock) {
 static const struct timespec brief = {0, WAIT_US * 1000};
 
 /* Each gives 0 when its time was up, else an error number. */
-static int is(long result, int timed_out) { return result == -1 && errno == timed_out ? 0 : result == -1 ? errno : EPROTO; }
+static int is(long result, int timed_out) {
+    return result == -1 && errno == timed_out ? 0 : result == -1 ? errno : EPROTO;
+}
 static int is_zero(long result) { return result == 0 ? 0 : result == -1 ? errno : EPROTO; }
 
 static int w_nanosleep(void) { return is_zero(nanosleep(&brief, NULL)); }
@@ -103,15 +106,16 @@ static int w_mq_timedreceive(void) {
     return is(mq_timedreceive(have.mq, text, sizeof text, NULL, &t), ETIMEDOUT);
 }
 
-#define WAIT(name) {#name, w_##name}
+#define WAIT(name)                                                                                                     \
+    { #name, w_##name }
 static const struct {
     const char *name;
     int (*wait)(void);
 } waits[] = {
-    WAIT(nanosleep),   WAIT(clock_nanosleep), WAIT(clock_nanosleep_abs), WAIT(usleep),      WAIT(poll),
-    WAIT(poll_none),   WAIT(ppoll),           WAIT(ppoll_none),          WAIT(select),      WAIT(select_none),
-    WAIT(pselect),     WAIT(epoll_wait),      WAIT(epoll_pwait),         WAIT(epoll_pwait2), WAIT(sem_timedwait),
-    WAIT(sem_clockwait), WAIT(sigtimedwait),  WAIT(semtimedop),          WAIT(mq_timedreceive),
+    WAIT(nanosleep),     WAIT(clock_nanosleep), WAIT(clock_nanosleep_abs), WAIT(usleep),          WAIT(poll),
+    WAIT(poll_none),     WAIT(ppoll),           WAIT(ppoll_none),          WAIT(select),          WAIT(select_none),
+    WAIT(pselect),       WAIT(epoll_wait),      WAIT(epoll_pwait),         WAIT(epoll_pwait2),    WAIT(sem_timedwait),
+    WAIT(sem_clockwait), WAIT(sigtimedwait),    WAIT(semtimedop),          WAIT(mq_timedreceive),
 };
 
 struct target {
@@ -148,7 +152,8 @@ static void wait_often(void *arg) {
             t->late = over > t->late ? over : t->late;
         }
         if (!t->by_stub && i % 3 == 0) {
-            t->cleared += (unsigned)itr_clear(); /* one that came after the wait: its wake-up must not end the next one */
+            t->cleared +=
+                (unsigned)itr_clear(); /* one that came after the wait: its wake-up must not end the next one */
         }
     }
     t->finished = true;
@@ -300,6 +305,7 @@ static int unmake(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(woken_for_nothing), cmocka_unit_test(retracted), cmocka_unit_test(cleared)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(woken_for_nothing), cmocka_unit_test(retracted),
+                                       cmocka_unit_test(cleared)};
     return cmocka_run_group_tests(tests, make, unmake);
 }

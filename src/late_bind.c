@@ -1,0 +1,294 @@
+/* Linux: rebinding, for a process that was not preloaded.
+ *
+ * An object calls libc through a slot that the dynamic linker fills: JUMP_SLOT for a call through the PLT, GLOB_DAT for
+ * -fno-plt and for function pointers. Every such slot whose symbol is a row of calls.def is pointed at our wrapper. The
+ * slot's old value is never called: it may be the lazy resolver, which would bind the slot again. The real functions come
+ * from dlsym, and so do the values that unbinding stores, so nothing has to be remembered and an object that was unloaded
+ * meanwhile does no harm.
+ *
+ * dlopen is not hooked (the hook would lose the caller's RPATH); bind again after something was loaded. The linker's
+ * counters tell whether there is anything to do. */
+#include "late_bind.h"
+
+#include "interruptible.h"
+#include "preload.h"
+
+#include <dlfcn.h>
+#include <elf.h>
+#include <errno.h>
+#include <link.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#if defined(__x86_64__)
+#define JUMP_SLOT R_X86_64_JUMP_SLOT
+#define GLOB_DAT R_X86_64_GLOB_DAT
+#elif defined(__aarch64__)
+#define JUMP_SLOT R_AARCH64_JUMP_SLOT
+#define GLOB_DAT R_AARCH64_GLOB_DAT
+#endif
+
+static pthread_mutex_t bind_lock = PTHREAD_MUTEX_INITIALIZER; /* one pass at a time; held across dl_iterate_phdr only */
+static bool wanted;
+static int bound;
+static unsigned long long seen_adds, seen_subs;
+
+bool itr_late_wanted(void) { return wanted; }
+int itr_late_bound(void) { return __atomic_load_n(&bound, __ATOMIC_RELAXED); }
+
+#ifdef JUMP_SLOT
+
+typedef void (*any_function)(void);
+
+static const struct row {
+    const char *name;
+    any_function wrapper;
+    any_function *real;
+} rows[] = {
+#define ITR_ROW(ret, name, body, class_, fd, params, args)                                                             \
+    {#name, (any_function)itr_call_##name, (any_function *)(void *)&itr_real.name},
+#include "calls.def"
+#undef ITR_ROW
+};
+#define N_ROWS (sizeof rows / sizeof *rows)
+
+/* Names to rows: most symbols are not ours, and a process has tens of thousands. */
+#define INDEX 1024u
+static uint8_t index_of[INDEX]; /* row + 1 */
+
+static unsigned hash(const char *name) {
+    unsigned h = 5381;
+    while (*name != '\0') {
+        h = h * 33u + (unsigned char)*name++;
+    }
+    return h % INDEX;
+}
+
+static void fill_index(void) {
+    for (unsigned i = 0; i < N_ROWS; i++) {
+        unsigned at = hash(rows[i].name);
+        while (index_of[at] != 0) {
+            at = (at + 1) % INDEX;
+        }
+        index_of[at] = (uint8_t)(i + 1);
+    }
+}
+
+static const struct row *find_row(const char *name) {
+    for (unsigned at = hash(name); index_of[at] != 0; at = (at + 1) % INDEX) {
+        const struct row *row = &rows[index_of[at] - 1];
+        if (strcmp(row->name, name) == 0) {
+            return row;
+        }
+    }
+    return NULL;
+}
+
+/* ---- one object -------------------------------------------------------------------------------------------------------------- */
+
+struct object {
+    uintptr_t base;
+    const ElfW(Sym) *symbols;
+    const char *strings;
+    const ElfW(Rela) *tables[2];
+    size_t counts[2];
+    uintptr_t relro, relro_end;
+};
+
+struct pass {
+    bool bind; /* else: unbind */
+    int changed, total;
+    uintptr_t libc, self;
+    unsigned long long adds, subs;
+};
+
+/* glibc relocates the dynamic section's pointers in place, musl does not. */
+static uintptr_t address(const struct object *o, ElfW(Addr) value) { return value < o->base ? o->base + value : value; }
+
+static bool read_object(const struct dl_phdr_info *info, struct object *o) {
+    const ElfW(Dyn) *dynamic = NULL;
+    memset(o, 0, sizeof *o);
+    o->base = info->dlpi_addr;
+    for (int i = 0; i < info->dlpi_phnum; i++) {
+        const ElfW(Phdr) *segment = &info->dlpi_phdr[i];
+        if (segment->p_type == PT_DYNAMIC) {
+            dynamic = (const void *)(o->base + segment->p_vaddr);
+        } else if (segment->p_type == PT_GNU_RELRO) {
+            o->relro = o->base + segment->p_vaddr;
+            o->relro_end = o->relro + segment->p_memsz;
+        }
+    }
+    bool rela = true;
+    for (; dynamic != NULL && dynamic->d_tag != DT_NULL; dynamic++) {
+        switch (dynamic->d_tag) {
+        case DT_SYMTAB:
+            o->symbols = (const void *)address(o, dynamic->d_un.d_ptr);
+            break;
+        case DT_STRTAB:
+            o->strings = (const void *)address(o, dynamic->d_un.d_ptr);
+            break;
+        case DT_JMPREL:
+            o->tables[0] = (const void *)address(o, dynamic->d_un.d_ptr);
+            break;
+        case DT_PLTRELSZ:
+            o->counts[0] = dynamic->d_un.d_val / sizeof(ElfW(Rela));
+            break;
+        case DT_PLTREL:
+            rela = dynamic->d_un.d_val == DT_RELA;
+            break;
+        case DT_RELA:
+            o->tables[1] = (const void *)address(o, dynamic->d_un.d_ptr);
+            break;
+        case DT_RELASZ:
+            o->counts[1] = dynamic->d_un.d_val / sizeof(ElfW(Rela));
+            break;
+        default:
+            break;
+        }
+    }
+    return o->symbols != NULL && o->strings != NULL && rela;
+}
+
+/* A slot in the RELRO range lies in read-only pages: made writable for the store alone. */
+static bool store(const struct object *o, any_function *slot, any_function value) {
+    uintptr_t at = (uintptr_t)slot;
+    bool readonly = at >= o->relro && at < o->relro_end;
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    void *start = (void *)(at & ~(page - 1));
+    /* Partial RELRO ends in the middle of a page, and the linker protects whole pages below the end only. */
+    readonly = readonly && (at & ~(page - 1)) + page <= ((o->relro_end + page - 1) & ~(page - 1));
+    if (readonly && mprotect(start, page, PROT_READ | PROT_WRITE) != 0) {
+        return false;
+    }
+    __atomic_store_n(slot, value, __ATOMIC_RELEASE);
+    bool whole = (at & ~(page - 1)) + page <= (o->relro_end & ~(page - 1));
+    if (readonly && whole) {
+        (void)mprotect(start, page, PROT_READ);
+    }
+    return true;
+}
+
+static void visit_slot(struct pass *pass, const struct object *o, const ElfW(Rela) *relocation) {
+    unsigned long type = ELF64_R_TYPE(relocation->r_info);
+    if (type != JUMP_SLOT && type != GLOB_DAT) {
+        return;
+    }
+    const ElfW(Sym) *symbol = &o->symbols[ELF64_R_SYM(relocation->r_info)];
+    if (symbol->st_shndx != SHN_UNDEF) {
+        return; /* the object's own function of that name */
+    }
+    const struct row *row = find_row(o->strings + symbol->st_name);
+    if (row == NULL || *row->real == NULL) {
+        return;
+    }
+    any_function *slot = (any_function *)(o->base + relocation->r_offset);
+    any_function now = __atomic_load_n(slot, __ATOMIC_ACQUIRE);
+    if (now == NULL) {
+        return; /* a weak reference that the program tests */
+    }
+    if (pass->bind) {
+        if (now == row->wrapper || store(o, slot, row->wrapper)) {
+            pass->changed += now != row->wrapper;
+            pass->total++;
+        }
+    } else if (now == row->wrapper) {
+        pass->changed += store(o, slot, *row->real);
+    }
+}
+
+static bool contains(const struct dl_phdr_info *info, uintptr_t address_) {
+    for (int i = 0; i < info->dlpi_phnum; i++) {
+        const ElfW(Phdr) *segment = &info->dlpi_phdr[i];
+        uintptr_t start = info->dlpi_addr + segment->p_vaddr;
+        if (segment->p_type == PT_LOAD && address_ >= start && address_ < start + segment->p_memsz) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The linker, the vdso, libc itself, ourselves; and the sanitizers' run-times, whose own wrappers call libc. */
+static bool is_left_alone(const struct pass *pass, const struct dl_phdr_info *info) {
+    static const char *const names[] = {"ld-linux", "ld-musl", "linux-vdso", "linux-gate", "libasan", "libtsan", "libubsan",
+                                        "liblsan", "libpthread"};
+    if (contains(info, pass->self) || contains(info, pass->libc)) {
+        return true;
+    }
+    const char *slash = info->dlpi_name == NULL ? NULL : strrchr(info->dlpi_name, '/');
+    const char *name = slash != NULL ? slash + 1 : info->dlpi_name == NULL ? "" : info->dlpi_name;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (strncmp(name, names[i], strlen(names[i])) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static int visit_object(struct dl_phdr_info *info, size_t size, void *arg) {
+    (void)size;
+    struct pass *pass = arg;
+    struct object o;
+    pass->adds = info->dlpi_adds;
+    pass->subs = info->dlpi_subs;
+    if (!is_left_alone(pass, info) && read_object(info, &o)) {
+        for (int table = 0; table < 2; table++) {
+            for (size_t i = 0; o.tables[table] != NULL && i < o.counts[table]; i++) {
+                visit_slot(pass, &o, &o.tables[table][i]);
+            }
+        }
+    }
+    return 0;
+}
+
+static int only_counters(struct dl_phdr_info *info, size_t size, void *arg) {
+    (void)size;
+    struct pass *pass = arg;
+    pass->adds = info->dlpi_adds;
+    pass->subs = info->dlpi_subs;
+    return 1; /* the first object is enough */
+}
+
+static struct pass new_pass(bool bind) {
+    return (struct pass){.bind = bind, .libc = (uintptr_t)itr_real.read, .self = (uintptr_t)&itr_late_bind};
+}
+
+int itr_late_bind(void) {
+    if (itr_preloaded()) {
+        return 0;
+    }
+    struct pass pass = new_pass(true);
+    pthread_mutex_lock(&bind_lock);
+    if (index_of[hash(rows[0].name)] == 0) {
+        fill_index();
+    }
+    wanted = true;
+    dl_iterate_phdr(only_counters, &pass);
+    if (pass.adds != seen_adds || pass.subs != seen_subs || bound == 0) {
+        dl_iterate_phdr(visit_object, &pass);
+        seen_adds = pass.adds;
+        seen_subs = pass.subs;
+        __atomic_store_n(&bound, pass.total, __ATOMIC_RELAXED);
+    }
+    pthread_mutex_unlock(&bind_lock);
+    return pass.changed;
+}
+
+void itr_late_unbind(void) {
+    struct pass pass = new_pass(false);
+    pthread_mutex_lock(&bind_lock);
+    if (wanted) {
+        dl_iterate_phdr(visit_object, &pass);
+        wanted = false;
+        __atomic_store_n(&bound, 0, __ATOMIC_RELAXED);
+    }
+    pthread_mutex_unlock(&bind_lock);
+}
+
+#else /* a processor whose relocation types nobody has looked up */
+
+int itr_late_bind(void) { return itr_preloaded() ? 0 : -ENOSYS; }
+void itr_late_unbind(void) {}
+
+#endif

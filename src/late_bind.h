@@ -1,0 +1,16 @@
+/* Linux: covering a process that was not preloaded. See late_bind.c. */
+#ifndef ITR_LATE_BIND_H
+#define ITR_LATE_BIND_H
+
+#include <stdbool.h>
+
+/* Point the calls of every loaded object at the wrappers; look again only when objects have come or gone since. Nothing to
+ * do when the library was preloaded. Not async-signal-safe. Returns the slots rebound by this call, or -errno. */
+int itr_late_bind(void);
+/* Point them back. */
+void itr_late_unbind(void);
+/* Slots that point at the wrappers now. */
+int itr_late_bound(void);
+bool itr_late_wanted(void);
+
+#endif

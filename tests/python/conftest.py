@@ -1,0 +1,58 @@
+"""The tests run in a process that has the library preloaded and the patches installed, however pytest was started."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+import interruptible_threading
+from interruptible_threading import _preload
+
+HANG_GUARD = 300.0
+RESTARTED = "INTERRUPTIBLE_TESTS_RESTARTED"
+
+
+def _restart_preloaded(config: pytest.Config) -> None:
+    environ = dict(os.environ)
+    _preload.add(environ, children=True)
+    environ = {**os.environ, _preload.VARIABLE: environ[_preload.VARIABLE], RESTARTED: "1"}
+    capture = config.pluginmanager.getplugin("capturemanager")
+    if capture is not None:
+        capture.stop_global_capturing()
+    sys.stdout.flush()
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    os.execve(sys.executable, [sys.executable, *flags, "-m", "pytest", *config.invocation_params.args], environ)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "hang_guard(seconds): dump all stacks and end the run when a test takes longer")
+    if not interruptible_threading.status()["preloaded"]:
+        if os.environ.get(RESTARTED):
+            raise pytest.UsageError(f"the library is not preloaded, though {_preload.VARIABLE}={os.environ.get(_preload.VARIABLE)}")
+        _restart_preloaded(config)
+    interruptible_threading.install_patches()
+
+
+def pytest_report_header() -> list[str]:
+    return [f"interruptible_threading: {interruptible_threading.status()}"]
+
+
+@pytest.fixture(autouse=True)
+def _hang_guard(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that hangs with the GIL held ends the run with every thread's stack, instead of staying for ever."""
+    marker = request.node.get_closest_marker("hang_guard")
+    faulthandler.dump_traceback_later(marker.args[0] if marker else HANG_GUARD, exit=True, file=sys.__stderr__)
+    yield
+    faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture
+def quiet(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
+    """Nothing may be written to standard error."""
+    yield
+    assert capfd.readouterr().err == ""
