@@ -36,3 +36,12 @@ else()
   install(TARGETS interruptible LIBRARY DESTINATION "${CMAKE_INSTALL_LIBDIR}")
   install(FILES "${PROJECT_SOURCE_DIR}/include/interruptible.h" DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}")
 endif()
+
+# ThreadSanitizer calls libc, and so our exported functions, before it can bear instrumented code. The protocol itself
+# (flag table, park, monitor, pipes) is reached only by attached threads, and stays instrumented.
+if(ITR_SANITIZE MATCHES "thread")
+  file(GLOB reached_early "${PROJECT_SOURCE_DIR}/src/calls/*.c")
+  set_source_files_properties(
+    ${reached_early} "${PROJECT_SOURCE_DIR}/src/preload.c" "${PROJECT_SOURCE_DIR}/src/signals.c"
+    PROPERTIES COMPILE_OPTIONS -fno-sanitize=thread)
+endif()

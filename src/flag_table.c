@@ -327,7 +327,7 @@ void itr_table_after_fork(bool child) {
         pthread_mutex_unlock(&table_lock);
         return;
     }
-    pthread_mutex_init(&table_lock, NULL);
+    pthread_mutex_unlock(&table_lock); /* taken by this very thread, before the fork */
     uint32_t made = atomic_load_explicit(&slots_made, memory_order_relaxed);
     for (uint32_t i = 0; i < made; i++) {
         struct itr_slot *slot = itr_slot_at(i);

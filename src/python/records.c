@@ -442,29 +442,28 @@ static PyObject *handle_cancel(PyObject *self, PyObject *unused) {
     Py_RETURN_TRUE;
 }
 
-static PyObject *handle_wait(PyObject *self, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"timeout", NULL};
-    itr_record *record = ((itr_handle *)self)->record;
-    PyObject *timeout = Py_None;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:wait", names, &timeout)) {
-        return NULL;
-    }
-    owner_of(record);
-    if (record->state != ITR_STATE_PENDING) {
-        Py_RETURN_TRUE;
-    }
+static double seconds_now(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+/* One wait of at most `timeout` (None: for ever) until the record is resolved, or armed: 1, 0 when the time is up, -1. The
+ * lock's own acquire validates the time-out, gives up the GIL, and is interruptible. */
+static int wait_once(itr_record *record, PyObject *timeout, bool armed) {
     PyObject *lock = allocate_lock();
     PyObject *held = lock == NULL ? NULL : PyObject_CallMethod(lock, "acquire", NULL);
     if (held == NULL || (record->waiters == NULL && (record->waiters = PyList_New(0)) == NULL) ||
         PyList_Append(record->waiters, lock) != 0) {
         Py_XDECREF(held);
         Py_XDECREF(lock);
-        return NULL;
+        return -1;
     }
     Py_DECREF(held);
-    /* The lock's own acquire: validates the time-out, gives up the GIL, and is interruptible. */
-    PyObject *got = timeout == Py_None ? PyObject_CallMethod(lock, "acquire", NULL)
-                                       : PyObject_CallMethod(lock, "acquire", "OO", Py_True, timeout);
+    /* Nobody says when what is armed gets raised; it is on its way, in the target's very next check. */
+    PyObject *got = armed                ? PyObject_CallMethod(lock, "acquire", "Od", Py_True, 0.001)
+                    : timeout == Py_None ? PyObject_CallMethod(lock, "acquire", NULL)
+                                         : PyObject_CallMethod(lock, "acquire", "OO", Py_True, timeout);
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
     if (record->waiters != NULL) {
@@ -475,12 +474,49 @@ static PyObject *handle_wait(PyObject *self, PyObject *args, PyObject *kwargs) {
     }
     PyErr_Restore(type, value, traceback);
     Py_DECREF(lock);
-    if (got == NULL) {
+    int result = got == NULL ? -1 : got == Py_True;
+    Py_XDECREF(got);
+    return result;
+}
+
+static PyObject *handle_wait(PyObject *self, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"timeout", NULL};
+    itr_record *record = ((itr_handle *)self)->record;
+    PyObject *timeout = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:wait", names, &timeout)) {
         return NULL;
     }
-    Py_DECREF(got);
-    owner_of(record);
-    return PyBool_FromLong(record->state != ITR_STATE_PENDING);
+    double deadline = PyFloat_Check(timeout) || PyLong_Check(timeout) ? seconds_now() + PyFloat_AsDouble(timeout) : 0;
+    if (PyErr_Occurred()) {
+        return NULL;
+    }
+    bool forever = timeout == Py_None;
+    bool waited = false;
+    Py_INCREF(timeout);
+    for (;;) {
+        struct itr_thread *t = owner_of(record);
+        if (record->state != ITR_STATE_PENDING) {
+            Py_DECREF(timeout);
+            Py_RETURN_TRUE;
+        }
+        bool armed = t != NULL && t->armed == record;
+        if (waited && !forever) { /* it was armed, and perhaps taken back from there: what is left of the time */
+            double left = deadline - seconds_now();
+            Py_SETREF(timeout, PyFloat_FromDouble(left > 0 ? left : 0));
+            armed = armed && left > 0;
+        }
+        int got = timeout == NULL ? -1 : wait_once(record, timeout, armed);
+        if (got < 0) {
+            Py_XDECREF(timeout);
+            return NULL;
+        }
+        if (got == 0 && !armed) {
+            owner_of(record);
+            Py_DECREF(timeout);
+            return PyBool_FromLong(record->state != ITR_STATE_PENDING);
+        }
+        waited = true;
+    }
 }
 
 static PyObject *handle_explain(PyObject *self, PyObject *unused) {

@@ -17,7 +17,7 @@ static int ends[2];
 static int id;
 static mqd_t mq;
 static sem_t full, empty;
-static uint32_t cell;
+static _Atomic uint32_t cell;
 
 typedef uint32_t number;
 
@@ -184,7 +184,7 @@ struct side {
     number count;
     uint64_t seed;
     unsigned cleared;
-    int wrong; /* errno */
+    _Atomic int wrong; /* errno */
     number expected, got;
     _Atomic bool finished;
 };
@@ -309,7 +309,7 @@ static void connect_resumed(void **state) {
     struct itr_slot *slot = api->lock_thread(w.thread);
     uint64_t word = slot->park; /* what itr_wake_locked() does; nothing is pending when it looks */
     assert_true(atomic_compare_exchange_strong(&slot->park, &word, word | ITR_PARK_WAKING));
-    slot->sig_sent++;
+    slot->sig_seen = ++slot->sig_sent;
     pthread_kill(w.thread, api->signal_number());
     atomic_fetch_and(&slot->park, ~ITR_PARK_WAKING);
     api->unlock(slot);

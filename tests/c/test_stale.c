@@ -222,7 +222,7 @@ static void wake_for_nothing(struct itr_slot *slot) {
         if (kind == ITR_PARK_DEADLINE) {
             slot->deadline = (struct timespec){0, 0};
         }
-        slot->sig_sent++;
+        slot->sig_seen = ++slot->sig_sent; /* its own handler does not know this one */
         pthread_kill(slot->thread, itr_stub_api()->signal_number());
     }
     atomic_fetch_and(&slot->park, ~ITR_PARK_WAKING);

@@ -224,7 +224,10 @@ def close_quietly(fd: int) -> None:
 def end_child(process: subprocess.Popen[bytes]) -> None:
     """Kill and reap a child and close its pipes; it may be gone already."""
     process.kill()
-    process.communicate()
+    process.wait()
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream is not None:
+            stream.close()
 
 
 def drain(sock: socket.socket, count: int) -> bytes:

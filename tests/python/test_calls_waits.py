@@ -154,9 +154,10 @@ def test_condition(lock: Any, method: str, timeout: float | None, quiet: None) -
     condition_is_usable(condition)
 
 
-def test_condition_takes_its_lock_back_first(quiet: None) -> None:
+@pytest.mark.parametrize("lock", [threading.Lock, threading.RLock])
+def test_condition_takes_its_lock_back_first(lock: Any, quiet: None) -> None:
     """Reacquiring the lock is not interruptible: the exception comes with the lock held, after others are done with it."""
-    condition = threading.Condition()
+    condition = threading.Condition(lock())
     owned: list[bool] = []
 
     def wait() -> None:
@@ -171,7 +172,7 @@ def test_condition_takes_its_lock_back_first(quiet: None) -> None:
     with condition:
         handle = interrupt(worker)
         assert handle.wait(GUARD)  # raised in wait(), whose finally clause now wants the lock that we hold
-        again = parked(worker, *SEM)
+        again = parked(worker, "sem_wait", *SEM)
         assert again["parks"] > before["parks"]
         second = interrupt(worker, reason="while it takes the lock back")
         assert not second.wait(0.2)

@@ -1,0 +1,167 @@
+"""Handles: states, wait(), cancel(), explain(); interrupts that become one, and those that queue (DESIGN S2, S3)."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import Any
+
+import pytest
+from support import GUARD, LONG, READ, SEM, Scene, Worker, assert_interrupted, parked
+
+from interruptible_threading import InterruptHandle, ThreadInterrupted, critical_section, interrupt
+
+
+class Custom(Exception):
+    pass
+
+
+# ---- S2: handles ----------------------------------------------------------------------------------------------------------------
+
+
+def test_handle_of_a_finished_thread() -> None:
+    worker = Worker(int)
+    worker.finish()
+    handle = interrupt(worker, Custom, "late")
+    assert isinstance(handle, InterruptHandle)
+    assert (handle.state, handle.wait(), handle.cancel()) == ("discarded", True, False)
+    assert (handle.exc, handle.reason) == (Custom, "late")
+    assert "discarded" in handle.explain()
+    assert "discarded" in repr(handle)
+
+
+def blocked_in_c(scene: Scene) -> tuple[Worker, Any]:
+    """A worker that holds interrupts back until the second value is called."""
+    r, w = scene.pipe()
+
+    def call() -> str:
+        with critical_section():
+            os.read(r, 1)
+        time.sleep(0)
+        return "whole"
+
+    worker = Worker(call)
+    parked(worker, *READ)
+    return worker, lambda: os.write(w, b"x")
+
+
+def test_cancel(quiet: None) -> None:
+    with Scene() as scene:
+        worker, go_on = blocked_in_c(scene)
+        handle = interrupt(worker)
+        waiter = Worker(handle.wait)
+        parked(waiter, *SEM)
+        assert handle.cancel() is True
+        assert waiter.value() is True
+        assert (handle.state, handle.wait(), handle.cancel()) == ("retracted", True, False)
+        go_on()
+        assert worker.value() == "whole"
+
+
+def test_cancelled_handle_leaves_room_for_another(quiet: None) -> None:
+    with Scene() as scene:
+        worker, go_on = blocked_in_c(scene)
+        first = interrupt(worker, reason=1)
+        assert first.cancel()
+        second = interrupt(worker, reason=2)
+        assert second.id != first.id
+        go_on()
+        assert_interrupted(worker, second, 2)
+        assert first.state == "retracted"
+
+
+def test_wait_times_out_and_can_be_interrupted(quiet: None) -> None:
+    with Scene() as scene:
+        worker, go_on = blocked_in_c(scene)
+        handle = interrupt(worker)
+        assert handle.wait(0) is False
+        assert handle.wait(timeout=0.01) is False
+        waiter = Worker(handle.wait)
+        parked(waiter, *SEM)
+        assert_interrupted(waiter, interrupt(waiter))
+        assert handle.state == "masked"
+        go_on()
+        assert handle.wait(GUARD) is True
+        assert_interrupted(worker, handle)
+
+
+def test_explain(quiet: None) -> None:
+    with Scene() as scene:
+        worker, go_on = blocked_in_c(scene)
+        handle = interrupt(worker)
+        text = handle.explain()
+        assert "read" in text
+        assert str(worker.ident) in text
+        go_on()
+        worker.finish()
+        assert "delivered" in handle.explain()
+        assert f"InterruptHandle {handle.id} delivered" in repr(handle)
+    unstarted = threading.Thread(target=int)
+    handle = interrupt(unstarted)
+    assert "start" in handle.explain()
+    assert handle.cancel()
+
+
+def test_handles_are_made_by_interrupt_only() -> None:
+    with pytest.raises(TypeError):
+        InterruptHandle()
+
+
+# ---- S3: coalescing -------------------------------------------------------------------------------------------------------------
+
+
+def test_equal_interrupts_become_one(quiet: None) -> None:
+    with Scene() as scene:
+        worker, go_on = blocked_in_c(scene)
+        first = interrupt(worker, reason="first")
+        second = interrupt(worker, reason="second")
+        assert (second.id, second.reason) == (first.id, "first")
+        assert first.cancel() is False, "the second one still wants it"
+        assert first.state == "masked"
+        assert second.cancel() is True
+        assert first.state == second.state == "retracted"
+        third, fourth = interrupt(worker), interrupt(worker, ThreadInterrupted)
+        assert third.id == fourth.id
+        go_on()
+        assert_interrupted(worker, fourth)
+        assert third.state == "delivered"
+
+
+def test_different_interrupts_wait_their_turn(quiet: None) -> None:
+    caught: list[BaseException] = []
+    with Scene() as scene:
+        r, w = scene.pipe()
+
+        def call() -> None:
+            try:
+                with critical_section():
+                    os.read(r, 1)
+            except BaseException as error:
+                caught.append(error)
+            for _ in range(2):
+                try:
+                    time.sleep(LONG)
+                except BaseException as error:
+                    caught.append(error)
+
+        worker = Worker(call)
+        parked(worker, *READ)
+        handles = [interrupt(worker, exc) for exc in (KeyError, Custom, ValueError, Custom, KeyError)]
+        assert len({handle.id for handle in handles}) == 3
+        os.write(w, b"x")
+        worker.value()
+        assert [type(error) for error in caught] == [KeyError, Custom, ValueError]
+        assert {handle.state for handle in handles} == {"delivered"}
+
+
+def test_cancel_in_the_middle_of_the_queue(quiet: None) -> None:
+    with Scene() as scene:
+        worker, go_on = blocked_in_c(scene)
+        first, second = interrupt(worker, KeyError), interrupt(worker, Custom)
+        assert first.cancel() is True
+        go_on()
+        assert type(worker.finish().error) is Custom
+        assert (first.state, second.state) == ("retracted", "delivered")
+
+

@@ -1,0 +1,146 @@
+"""@uninterruptible, and finalizers: code that is not cut between two instructions."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from support import GUARD, LONG, SLEEP, Worker, assert_interrupted, parked, run_script, wait_until
+
+from interruptible_threading import interrupt, is_interrupted, uninterruptible
+
+
+def until_interrupted() -> None:
+    while not is_interrupted():
+        pass
+
+
+def test_uninterruptible_function(quiet: None) -> None:
+    reached: list[str] = []
+    steps: list[str] = []
+
+    @uninterruptible
+    def whole() -> None:
+        reached.append("running")
+        until_interrupted()
+        sum(1 for _ in range(100_000))
+        steps.append("whole")
+
+    def call() -> None:
+        whole()
+        while True:
+            pass
+
+    worker = Worker(call)
+    wait_until(lambda: reached, "the function runs")
+    assert_interrupted(worker, interrupt(worker))
+    assert steps == ["whole"]
+
+
+def test_uninterruptible_blocking_call_raises(quiet: None) -> None:
+    @uninterruptible
+    def whole() -> None:
+        time.sleep(LONG)
+
+    worker = Worker(whole)
+    parked(worker, *SLEEP)
+    assert_interrupted(worker, interrupt(worker))
+
+
+def test_uninterruptible_methods() -> None:
+    class Class:
+        @staticmethod
+        @uninterruptible
+        def one() -> int:
+            return 1
+
+        @uninterruptible
+        @classmethod
+        def two(cls) -> int:
+            return 2
+
+        @uninterruptible
+        def three(self) -> int:
+            return 3
+
+    assert (Class.one(), Class.two(), Class().three()) == (1, 2, 3)
+
+
+
+FINALIZER = """
+import gc, sys, threading, time
+import interruptible_threading as it
+from interruptible_threading import _core
+it.install_patches()
+steps, caught = [], []
+class Finalized:
+    def __del__(self):
+        steps.append("begun")
+        if sys.argv[1] == "call": time.sleep(10**6)
+        while not it.is_interrupted(): pass
+        steps.append("whole")
+def body():
+    try:
+        thing = Finalized()
+        del thing
+        steps.append("after")
+        time.sleep(10**6)
+    except it.ThreadInterrupted as error: caught.append((type(error) is it.ThreadInterrupted, error.reason, error.interrupt_id))
+thread = threading.Thread(target=body, daemon=True); thread.start()
+while not steps or sys.argv[1] == "call" and not _core.park_info(thread.ident)["parked"]: time.sleep(0.001)
+handle = it.interrupt(thread, reason="why")
+thread.join(30)
+print(caught == [(True, "why", handle.id)], handle.state, "whole" in steps, it.is_interrupted(thread))
+"""
+
+
+@pytest.mark.parametrize("what", ["call", "code"])
+def test_interrupt_in_a_finalizer_is_recorded_again(what: str) -> None:
+    """Python cannot raise out of __del__: the interrupt comes after it, and nothing is printed."""
+    assert run_script(FINALIZER, what) == f"True delivered {what == 'code'} False\n"
+
+
+UNRAISABLE = """
+import sys, threading
+import interruptible_threading as it
+seen = []
+def hook(args): seen.append(args.exc_type.__name__)
+sys.unraisablehook = hook
+it.install_patches()
+class Failing:
+    def __init__(self, exc): self.exc = exc
+    def __del__(self): raise self.exc
+def body():
+    Failing(KeyError())
+    Failing(it.ThreadInterrupted())
+thread = threading.Thread(target=body); thread.start(); thread.join()
+Failing(ValueError())
+it.uninstall_patches()
+print(seen, sys.unraisablehook is hook)
+"""
+
+
+def test_other_unraisable_exceptions_are_reported() -> None:
+    """Whatever is none of our interrupts goes to the hook that was there before."""
+    assert run_script(UNRAISABLE) == "['KeyError', 'ThreadInterrupted', 'ValueError'] True\n"
+
+
+def test_finalizer_does_not_end_the_wait_it_runs_in(quiet: None) -> None:
+    """A parked call whose broken end runs a finalizer: the interrupt still comes from the call itself."""
+
+    class Slow:
+        def __del__(self) -> None:
+            time.sleep(0.001)
+
+    def call() -> None:
+        keep = [Slow() for _ in range(3)]
+        try:
+            time.sleep(LONG)
+        finally:
+            keep.clear()
+
+    worker = Worker(call)
+    parked(worker, *SLEEP)
+    handle = interrupt(worker)
+    assert_interrupted(worker, handle)
+    assert handle.wait(GUARD)

@@ -1,0 +1,513 @@
+"""What the pure-Python library of this name promised, tested anew, and its eight bugs, which do not exist here."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import select
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+from support import GUARD, LONG, POLL, RECV, SEM, SLEEP, Scene, Worker, parked, run_script, wait_until
+
+from interruptible_threading import (
+    InterruptibleThread,
+    ThreadInterrupted,
+    check_interrupt,
+    clear_interrupt,
+    critical_section,
+    interrupt,
+    interrupts_disabled,
+    is_interrupted,
+    periodic_checkpoint,
+)
+
+
+class Seeded(InterruptibleThread):
+    """An InterruptibleThread that keeps what its call returned or raised."""
+
+    def __init__(self, call: Any) -> None:
+        super().__init__(daemon=True)
+        self.call = call
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.result = self.call()
+        except BaseException as error:
+            self.error = error
+
+    def finish(self) -> BaseException | None:
+        self.join(GUARD)
+        assert not self.is_alive(), "stuck"
+        return self.error
+
+
+def interrupted(thread: Seeded) -> None:
+    error = thread.finish()
+    assert type(error) is ThreadInterrupted, (error, thread.result)
+
+
+def loop() -> None:
+    while True:
+        pass
+
+
+@pytest.fixture(params=[False, True], ids=["", "traced"])
+def tracing(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Under a Python trace function in every thread, or not."""
+    before = threading.gettrace() if hasattr(threading, "gettrace") else None
+
+    def trace(frame: Any, event: str, argument: Any) -> Any:
+        return trace
+
+    if request.param:
+        threading.settrace(trace)
+    yield
+    threading.settrace(before)  # type: ignore[arg-type]
+
+
+# ---- its tests --------------------------------------------------------------------------------------------------------------------
+
+
+def test_pure_loop(tracing: None, quiet: None) -> None:
+    thread = Seeded(loop)
+    wait_until(lambda: thread.ident, "it runs")
+    thread.interrupt()
+    interrupted(thread)
+
+
+def test_sleep(tracing: None, quiet: None) -> None:
+    thread = Seeded(partial(time.sleep, LONG))
+    parked(thread, *SLEEP)
+    assert thread.interrupt() is None
+    interrupted(thread)
+
+
+def test_race_against_entering_sleep(tracing: None, quiet: None) -> None:
+    for turn in range(150):
+        entering: list[bool] = []
+
+        def call(entering: list[bool] = entering, turn: int = turn) -> None:
+            entering.append(True)
+            for _ in range(turn):
+                pass
+            time.sleep(LONG)
+
+        thread = Seeded(call)
+        while not entering:
+            pass
+        thread.interrupt()
+        interrupted(thread)
+
+
+def test_many_sleepers(tracing: None, quiet: None) -> None:
+    """Also: parked threads open no descriptors."""
+    before = len(os.listdir("/proc/self/fd"))
+    threads = [Seeded(partial(time.sleep, LONG)) for _ in range(40)]
+    for thread in threads:
+        parked(thread, *SLEEP)
+    assert len(os.listdir("/proc/self/fd")) == before
+    for thread in threads:
+        thread.interrupt()
+    for thread in threads:
+        interrupted(thread)
+
+
+def test_select(quiet: None) -> None:
+    with Scene() as scene:
+        r, _ = scene.pipe()
+        for timeout in ((), (LONG,)):
+            thread = Seeded(partial(select.select, [r], [], [], *timeout))
+            parked(thread, "select", "pselect")
+            thread.interrupt()
+            interrupted(thread)
+
+
+def test_recursive(quiet: None) -> None:
+    order: list[str] = []
+    threads: dict[str, Any] = {}
+    ready = threading.Barrier(5)
+
+    def node(name: str, children: tuple[str, ...], kind: Any) -> None:
+        for child in children:
+            threads[child] = kind(target=node, args=(child, (), kind), daemon=True)
+            threads[child].start()
+        try:
+            ready.wait(GUARD)
+            time.sleep(LONG)
+        except ThreadInterrupted:
+            order.append(name)
+
+    root = InterruptibleThread(target=node, args=("root", ("a", "b"), InterruptibleThread), daemon=True)
+    other = InterruptibleThread(target=node, args=("other", (), threading.Thread), daemon=True)
+    root.start()
+    other.start()
+    ready.wait(GUARD)
+    for thread in (*threads.values(), root):
+        parked(thread, *SLEEP)
+    root.interrupt(recursive=True)
+    for thread in (*threads.values(), root):
+        thread.join(GUARD)
+    assert sorted(order) == ["a", "b", "root"]
+    other.interrupt()
+    other.join(GUARD)
+
+
+def test_recursive_reaches_plain_threads_and_grandchildren(quiet: None) -> None:
+    order: list[int] = []
+    chain: list[Any] = []
+    deep = threading.Event()
+
+    def node(depth: int) -> None:
+        if depth < 3:
+            # Inside interruptible threads threading.Thread is InterruptibleThread; a plain one is made by its own name.
+            child = (PlainThread if depth % 2 else threading.Thread)(target=node, args=(depth + 1,), daemon=True)
+            chain.append(child)
+            child.start()
+        else:
+            deep.set()
+        try:
+            time.sleep(LONG)
+        except ThreadInterrupted:
+            order.append(depth)
+
+    root = InterruptibleThread(target=node, args=(0,), daemon=True)
+    chain.append(root)
+    root.start()
+    assert deep.wait(GUARD)
+    for thread in chain:
+        parked(thread, *SLEEP)
+    root.interrupt(recursive=True)
+    for thread in chain:
+        thread.join(GUARD)
+    assert sorted(order) == [0, 1, 2, 3]
+    assert [type(thread) for thread in chain] == [InterruptibleThread, InterruptibleThread, PlainThread, PlainThread]
+
+
+PlainThread = threading.Thread
+
+
+def test_finished_child_is_forgotten(quiet: None) -> None:
+    ready = threading.Event()
+
+    def parent() -> None:
+        child = threading.Thread(target=int)
+        child.start()
+        child.join()
+        ready.set()
+        time.sleep(LONG)
+
+    thread = Seeded(parent)
+    assert ready.wait(GUARD)
+    parked(thread, *SLEEP)
+    thread.interrupt(recursive=True)
+    interrupted(thread)
+
+
+def test_masks_nested(quiet: None) -> None:
+    steps: list[str] = []
+
+    def call() -> None:
+        with interrupts_disabled():
+            with critical_section():
+                steps.append("masked")
+                while not is_interrupted():
+                    pass
+            steps.append("inner left")
+        steps.append("never")
+
+    thread = Seeded(call)
+    wait_until(lambda: steps, "it is masked")
+    thread.interrupt()
+    interrupted(thread)
+    assert steps == ["masked", "inner left"]
+
+
+def test_checkpoint_in_a_loop(quiet: None) -> None:
+    def call() -> None:
+        with periodic_checkpoint(every=10) as ticker:
+            while True:
+                ticker.tick()
+
+    thread = Seeded(call)
+    wait_until(lambda: thread.ident, "it runs")
+    thread.interrupt()
+    interrupted(thread)
+
+
+def test_clear_while_masked(quiet: None) -> None:
+    steps: list[Any] = []
+
+    def call() -> str:
+        with critical_section():
+            steps.append("masked")
+            while not is_interrupted():
+                pass
+            steps.append(clear_interrupt())
+        time.sleep(0)
+        return "went on"
+
+    thread = Seeded(call)
+    wait_until(lambda: steps, "it is masked")
+    thread.interrupt()
+    assert thread.finish() is None
+    assert (thread.result, steps) == ("went on", ["masked", True])
+
+
+def test_catch_clear_go_on(quiet: None) -> None:
+    def call() -> list[Any]:
+        try:
+            time.sleep(LONG)
+        except ThreadInterrupted:
+            seen = [clear_interrupt()]
+        time.sleep(0.001)
+        threading.Event().wait(0.001)
+        return [*seen, is_interrupted()]
+
+    thread = Seeded(call)
+    parked(thread, *SLEEP)
+    thread.interrupt()
+    assert thread.finish() is None
+    assert thread.result == [False, False]
+
+
+@pytest.mark.parametrize("timeout", [None, LONG])
+@pytest.mark.parametrize("kind", ["Event", "Queue", "Condition"])
+def test_waits(kind: str, timeout: float | None, quiet: None) -> None:
+    condition = threading.Condition()
+
+    def wait_for_condition() -> None:
+        with condition:
+            condition.wait(timeout)
+
+    calls = {"Event": partial(threading.Event().wait, timeout), "Queue": partial(queue.Queue().get, True, timeout), "Condition": wait_for_condition}
+    thread = Seeded(calls[kind])
+    parked(thread, *SEM)
+    thread.interrupt()
+    interrupted(thread)
+    with condition:
+        condition.notify_all()
+
+
+@pytest.mark.parametrize("timeout", [None, LONG])
+def test_recv_keeps_the_timeout(timeout: float | None, quiet: None) -> None:
+    with Scene() as scene:
+        a, b = scene.socketpair(timeout)
+        thread = Seeded(partial(a.recv, 1))
+        parked(thread, *RECV, *POLL)
+        thread.interrupt()
+        interrupted(thread)
+        assert a.gettimeout() == timeout
+        b.sendall(b"x")
+        assert a.recv(1) == b"x"
+
+
+def test_finished_thread_is_refused() -> None:
+    thread = Seeded(int)
+    thread.finish()
+    with pytest.raises(ValueError, match="finished"):
+        thread.interrupt()
+    with pytest.raises(ValueError, match="finished"):
+        thread.interrupt(recursive=True)
+
+
+def test_checkpoint_on_the_main_thread() -> None:
+    assert check_interrupt() is None
+    assert clear_interrupt() is False
+    assert is_interrupted() is False
+    with critical_section():
+        assert check_interrupt() is None
+
+
+def test_idempotent_while_pending(quiet: None) -> None:
+    with Scene():
+        steps: list[str] = []
+
+        def call() -> None:
+            with critical_section():
+                steps.append("masked")
+                while len(steps) < 2:
+                    pass
+            steps.append("never")
+
+        thread = Seeded(call)
+        wait_until(lambda: steps, "it is masked")
+        for _ in range(5):
+            thread.interrupt()
+        steps.append("go on")
+        interrupted(thread)
+        assert steps == ["masked", "go on"]
+
+
+def test_children_are_interruptible(quiet: None) -> None:
+    """Inside an interruptible thread threading.Thread is InterruptibleThread, executor workers included."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    def call() -> list[Any]:
+        with ThreadPoolExecutor(1) as executor:
+            worker = executor.submit(threading.current_thread).result()
+        return [threading.Thread, type(worker)]
+
+    thread = Seeded(call)
+    assert thread.finish() is None
+    assert thread.result == [InterruptibleThread, InterruptibleThread]
+    assert threading.Thread is PlainThread
+    assert Worker(lambda: threading.Thread).value() is PlainThread
+
+
+# ---- its bugs ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_bug_1_unstarted_thread_does_not_mark_the_caller(quiet: None) -> None:
+    def call() -> list[Any]:
+        other = InterruptibleThread(target=int)
+        other.interrupt()
+        seen = [is_interrupted(), is_interrupted(other)]
+        time.sleep(0)
+        check_interrupt()
+        return [*seen, clear_interrupt()]
+
+    thread = Seeded(call)
+    assert thread.finish() is None
+    assert thread.result == [False, True, False]
+
+
+def test_bug_3_masked_select_has_no_false_timeout(quiet: None) -> None:
+    results: list[Any] = []
+    with Scene() as scene:
+        r, w = scene.pipe()
+
+        def call() -> None:
+            with critical_section():
+                results.append(select.select([r], [], [], LONG))
+
+        thread = Seeded(call)
+        parked(thread, "select", "pselect")
+        thread.interrupt()
+        time.sleep(0.3)
+        assert results == []
+        os.write(w, b"x")
+        interrupted(thread)
+        assert results == [([r], [], [])]
+
+
+def test_bug_4_mask_under_run_interruptible(quiet: None) -> None:
+    steps: list[str] = []
+
+    async def main() -> None:
+        with critical_section():
+            steps.append("masked")
+            while not is_interrupted():
+                await asyncio.sleep(0)
+            for _ in range(10):
+                await asyncio.sleep(0.001)
+            steps.append("whole")
+        await asyncio.sleep(LONG)
+
+    thread = Seeded(lambda: InterruptibleThread.run_interruptible(main()))
+    wait_until(lambda: steps, "it is masked")
+    thread.interrupt()
+    interrupted(thread)
+    assert steps == ["masked", "whole"]
+
+
+@pytest.mark.parametrize("seconds", [-1, -0.5, float("nan")])
+def test_bug_5_negative_sleep(seconds: float) -> None:
+    with pytest.raises(ValueError):
+        time.sleep(seconds)
+    thread = Seeded(partial(time.sleep, seconds))
+    assert isinstance(thread.finish(), ValueError)
+
+
+def test_bug_6_timers_and_early_threads_and_classes() -> None:
+    """Timer: test_calls_workers. Here what existed before the patches."""
+    script = """
+import threading, time
+lock = threading.Lock(); lock.acquire()
+caught = []
+def body():
+    try:
+        lock.acquire(timeout=10**6)
+    except BaseException as error: caught.append(type(error).__name__)
+class Early(threading.Thread):
+    def run(self): body()
+early = threading.Thread(target=body, daemon=True); early.start()
+import interruptible_threading as it
+from interruptible_threading import _core
+it.install_patches()
+late = Early(daemon=True); late.start()
+it.interrupt(late); late.join(30)
+it.interrupt(early); lock.release(); early.join(30)
+print(caught, early.is_alive())
+"""
+    # `early` is parked in a call from before the patches; it gets the lock, and ends: its interrupt is discarded then.
+    assert run_script(script) in ("['ThreadInterrupted'] False\n", "['ThreadInterrupted', 'ThreadInterrupted'] False\n")
+
+
+def test_bug_7_reason_and_whether_it_was_delivered(quiet: None) -> None:
+    thread = Seeded(partial(time.sleep, LONG))
+    parked(thread, *SLEEP)
+    handle = interrupt(thread, reason="because")
+    assert handle.wait(GUARD)
+    error: Any = thread.finish()
+    assert (handle.state, error.reason) == ("delivered", "because")
+
+
+@pytest.mark.parametrize("profiler", ["settrace", "setprofile", "C"])
+def test_bug_8_lock_operations_under_a_tracer(profiler: str, quiet: None) -> None:
+    """Interrupts of threads that do nothing but lock operations under a tracer: no thread is wedged, no lock is lost."""
+    lock = threading.Lock()
+    rounds, caught = [0, 0], [0, 0]
+    stop: list[bool] = []
+
+    def work(number: int) -> None:
+        untrace = _tracer(profiler)
+        while not stop:
+            try:
+                while not stop:
+                    with lock:
+                        rounds[number] += 1
+            except ThreadInterrupted:
+                caught[number] += 1
+        untrace()
+
+    threads = [Seeded(partial(work, number)) for number in range(2)]
+    for turn in range(100):
+        number, count = turn % 2, turn // 2
+        before = rounds[number]
+        wait_until(lambda number=number, before=before: rounds[number] > before + 1, "the thread goes on in its inner loop")
+        handle = interrupt(threads[number])
+        assert handle.wait(GUARD), handle.explain()
+        wait_until(lambda number=number, count=count: caught[number] > count, "its own except clause catches it")
+    stop.append(True)
+    for thread in threads:
+        assert thread.finish() is None
+    assert caught == [50, 50]
+    assert not lock.locked()
+
+
+def _tracer(kind: str) -> Any:
+    """Switch a tracer on for the calling thread; the result switches it off."""
+    if kind == "C":
+        import cProfile
+
+        if sys.version_info >= (3, 12):
+            return int  # one profiler a process there: sys.monitoring
+        profile = cProfile.Profile()
+        profile.enable()
+        return profile.disable
+
+    def trace(frame: Any, event: str, argument: Any) -> Any:
+        return trace
+
+    getattr(sys, kind)(trace)
+    return partial(getattr(sys, kind), None)

@@ -1,0 +1,205 @@
+"""run_interruptible(): an interrupt cancels the root task, everything unwinds, and the interrupt itself is raised."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import Any
+
+import pytest
+from support import EPOLL, GUARD, LONG, Worker, assert_interrupted, parked, wait_until
+
+from interruptible_threading import InterruptibleThread, critical_section, interrupt, is_interrupted, run_interruptible
+
+WAIT = (*EPOLL, "select", "poll")
+
+
+def start(coroutine: Any) -> Worker:
+    return Worker(lambda: run_interruptible(coroutine()))
+
+
+def test_clean_cancellation(quiet: None) -> None:
+    steps: list[Any] = []
+
+    class Resource:
+        async def __aenter__(self) -> None:
+            steps.append("entered")
+
+        async def __aexit__(self, kind: Any, error: Any, traceback: Any) -> None:
+            await asyncio.sleep(0.001)
+            steps.append(kind)
+
+    async def main() -> None:
+        async with Resource():
+            try:
+                await asyncio.sleep(LONG)
+            finally:
+                await asyncio.sleep(0.001)
+                steps.append("finally")
+
+    worker = start(main)
+    wait_until(lambda: steps, "it runs")
+    parked(worker, *WAIT)
+    assert_interrupted(worker, interrupt(worker, reason="why"), "why")
+    assert steps == ["entered", "finally", asyncio.CancelledError]
+
+
+def test_children_are_cancelled(quiet: None) -> None:
+    steps: list[str] = []
+
+    async def child(name: str) -> None:
+        try:
+            await asyncio.sleep(LONG)
+        except asyncio.CancelledError:
+            steps.append(name)
+            raise
+
+    async def main() -> None:
+        await asyncio.gather(child("one"), child("two"))
+
+    worker = start(main)
+    parked(worker, *WAIT)
+    assert_interrupted(worker, interrupt(worker))
+    assert sorted(steps) == ["one", "two"]
+
+
+def test_result_and_errors() -> None:
+    async def value() -> str:
+        await asyncio.sleep(0)
+        return "value"
+
+    async def failing() -> None:
+        raise KeyError("own")
+
+    async def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    assert run_interruptible(value()) == "value"
+    assert start(value).value() == "value"
+    assert isinstance(start(failing).finish().error, KeyError)
+    assert isinstance(start(cancelled).finish().error, asyncio.CancelledError)
+
+
+def test_cancellation_that_is_caught(quiet: None) -> None:
+    """A task that deals with the cancellation has dealt with the interrupt."""
+
+    async def main() -> str:
+        try:
+            await asyncio.sleep(LONG)
+        except asyncio.CancelledError:
+            return "dealt with"
+        return "slept"
+
+    worker = start(main)
+    parked(worker, *WAIT)
+    handle = interrupt(worker)
+    assert worker.finish(handle).value == "dealt with"
+    assert handle.state == "delivered"
+    assert not is_interrupted(worker)
+
+
+def test_busy_loop_of_awaits(quiet: None) -> None:
+    async def main() -> None:
+        while True:
+            await asyncio.sleep(0)
+
+    worker = start(main)
+    wait_until(lambda: worker.ident, "it runs")
+    assert_interrupted(worker, interrupt(worker))
+
+
+def test_mask_postpones(quiet: None) -> None:
+    steps: list[str] = []
+    go_on = threading.Event()
+
+    async def main() -> None:
+        with critical_section():
+            steps.append("masked")
+            while not go_on.is_set():
+                await asyncio.sleep(0.001)
+            steps.append("whole")
+        await asyncio.sleep(LONG)
+
+    worker = start(main)
+    wait_until(lambda: steps, "it is masked")
+    handle = interrupt(worker)
+    assert handle.state == "masked"
+    assert handle.wait(0.05) is False
+    go_on.set()
+    assert_interrupted(worker, handle)
+    assert steps == ["masked", "whole"]
+
+
+def test_interrupt_before_the_first_step(quiet: None) -> None:
+    ran: list[bool] = []
+
+    async def main() -> None:
+        ran.append(True)
+
+    def call() -> None:
+        with critical_section():
+            interrupt(threading.current_thread())
+            coroutine = main()
+            run_interruptible(coroutine)
+
+    worker = Worker(call)
+    worker.finish()
+    assert type(worker.outcome.error).__name__ == "ThreadInterrupted" if worker.outcome else False
+
+
+def test_thread_goes_on_afterwards(quiet: None) -> None:
+    """After a run the thread is interrupted in the usual way again."""
+
+    async def main() -> str:
+        return "done"
+
+    def call() -> None:
+        assert run_interruptible(main()) == "done"
+        time.sleep(LONG)
+
+    worker = Worker(call)
+    parked(worker, "clock_nanosleep", "nanosleep", "select")
+    assert_interrupted(worker, interrupt(worker))
+
+
+def test_storm(quiet: None) -> None:
+    """Each interrupt cancels one run, and none comes after it."""
+    runs = 30
+    started: list[int] = []
+    errors: list[BaseException] = []
+
+    async def main(turn: int) -> None:
+        started.append(turn)
+        await asyncio.sleep(LONG)
+
+    def call() -> None:
+        for turn in range(runs):
+            try:
+                run_interruptible(main(turn))
+            except BaseException as error:
+                errors.append(error)
+
+    worker = Worker(call)
+    for turn in range(runs):
+        wait_until(lambda turn=turn: len(started) > turn, "the next run starts")
+        assert interrupt(worker).wait(GUARD)
+    worker.value()
+    assert len(errors) == runs
+    assert {type(error).__name__ for error in errors} == {"ThreadInterrupted"}
+
+
+@pytest.mark.parametrize("thing", [None, 1, "coroutine", asyncio.sleep])
+def test_no_coroutine(thing: Any) -> None:
+    with pytest.raises(ValueError, match="coroutine"):
+        run_interruptible(thing)
+
+
+def test_inside_a_running_loop(quiet: None) -> None:
+    async def main() -> None:
+        inner = asyncio.sleep(0)
+        with pytest.raises(RuntimeError, match="running event loop"):
+            InterruptibleThread.run_interruptible(inner)
+
+    run_interruptible(main())
+    start(main).value()
