@@ -31,6 +31,38 @@ static unsigned forbidden; /* forks in progress, finalisation: by how many it mu
 static pthread_t monitor_thread;
 static pid_t monitor_tid;
 
+/* The monitor sleeps until this time; INT64_MIN while it is awake, and will look at the list before it sleeps. */
+static int64_t asleep_until = INT64_MIN;
+
+/* The alarm clock. To wake a thread costs about as much as a whole interrupt, and what is watched is mostly done with
+ * before it is due: so the monitor is not woken now, its timer is set. The timer's signal goes to the monitor alone, which
+ * takes it by sigtimedwait; it is the one libc keeps for this very purpose, so nobody else sends it to the process.
+ * Without a timer (a sandbox, an emulator, RLIMIT_SIGPENDING) the condition variable does. */
+#define ALARM_SIGNAL 32
+#ifndef sigev_notify_thread_id /* glibc keeps the name to itself */
+#define sigev_notify_thread_id _sigev_un._tid
+#endif
+static bool alarmed; /* the timer is there, and the monitor waits for its signal */
+static int alarm_timer;
+
+static void make_alarm(void) {
+    struct sigevent event;
+    memset(&event, 0, sizeof event);
+    event.sigev_notify = SIGEV_THREAD_ID;
+    event.sigev_signo = ALARM_SIGNAL;
+    event.sigev_value.sival_ptr = &alarm_timer;
+    event.sigev_notify_thread_id = monitor_tid;
+    uint64_t set = UINT64_C(1) << (ALARM_SIGNAL - 1);
+    /* libc's own calls refuse to touch this signal. */
+    alarmed = syscall(SYS_rt_sigprocmask, SIG_BLOCK, &set, NULL, sizeof set) == 0 &&
+              syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &alarm_timer) == 0;
+}
+
+static bool set_alarm(int64_t when) {
+    struct itimerspec at = {{0, 0}, {when / 1000000000, when % 1000000000}};
+    return syscall(SYS_timer_settime, alarm_timer, TIMER_ABSTIME, &at, NULL) == 0;
+}
+
 /* The list is the slots' own: watch_next chains them, so watching allocates nothing. */
 static uint32_t watch_head;   /* index + 1 */
 
@@ -69,8 +101,11 @@ void itr_monitor_watch(itr_ref ref) {
         watch_head = slot->index + 1;
     }
     start_locked();
-    if (cond_made) {
-        pthread_cond_signal(&monitor_cond);
+    if (slot->next_ns < asleep_until) {
+        asleep_until = slot->next_ns;
+        if (!alarmed || !set_alarm(slot->next_ns)) {
+            pthread_cond_signal(&monitor_cond);
+        }
     }
     pthread_mutex_unlock(&monitor_lock);
 }
@@ -120,8 +155,20 @@ static int64_t look(struct itr_slot *slot, uint32_t tries) {
 }
 
 static void sleep_until(int64_t when) {
-    struct timespec at = {when / 1000000000, when % 1000000000};
-    pthread_cond_timedwait(&monitor_cond, &monitor_lock, &at);
+    asleep_until = when;
+    if (alarmed && set_alarm(when)) {
+        int64_t left = when - itr_now_ns();
+        struct timespec at_most = {left > 0 ? left / 1000000000 : 0, left > 0 ? left % 1000000000 : 0};
+        uint64_t set = UINT64_C(1) << (ALARM_SIGNAL - 1);
+        pthread_mutex_unlock(&monitor_lock);
+        /* With a time-out all the same: a lost alarm must not stop it for good. */
+        syscall(SYS_rt_sigtimedwait, &set, NULL, &at_most, sizeof set);
+        pthread_mutex_lock(&monitor_lock);
+    } else {
+        struct timespec at = {when / 1000000000, when % 1000000000};
+        pthread_cond_timedwait(&monitor_cond, &monitor_lock, &at);
+    }
+    asleep_until = INT64_MIN;
 }
 
 /* The watched slot that is due first. monitor_lock held. */
@@ -153,6 +200,7 @@ static void *run(void *unused) {
     prctl(PR_SET_TIMERSLACK, 1);
     pthread_mutex_lock(&monitor_lock);
     monitor_tid = (pid_t)syscall(SYS_gettid);
+    make_alarm();
     int64_t idle_since = 0;
     while (!stopping) {
         struct itr_slot *slot = first_due();
@@ -186,6 +234,10 @@ static void *run(void *unused) {
             slot->next_ns = itr_now_ns() + delay;
         }
     }
+    if (alarmed) {
+        syscall(SYS_timer_delete, alarm_timer);
+        alarmed = false;
+    }
     running = false;
     if (!stopping) {
         pthread_detach(pthread_self()); /* ends by itself; nobody joins it */
@@ -204,6 +256,9 @@ static void stop_locked(void) {
     stopping = true;
     pthread_t thread = monitor_thread;
     pid_t tid = monitor_tid;
+    if (alarmed) {
+        set_alarm(1); /* in the past: at once */
+    }
     pthread_cond_broadcast(&monitor_cond);
     pthread_mutex_unlock(&monitor_lock);
     pthread_join(thread, NULL);
@@ -228,7 +283,8 @@ void itr_monitor_stop(void) {
 void itr_monitor_after_fork(bool child) {
     if (child) {
         pthread_mutex_init(&monitor_lock, NULL);
-        running = stopping = cond_made = false;
+        running = stopping = cond_made = alarmed = false; /* a timer is not inherited */
+        asleep_until = INT64_MIN;
         forbidden = 0;
         monitor_tid = 0;
         watch_head = 0; /* the table has cleared every slot's `watched` */

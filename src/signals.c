@@ -31,19 +31,37 @@ static void lock_program(void) {
 
 static void unlock_program(void) { atomic_flag_clear_explicit(&program_lock, memory_order_release); }
 
+/* The signal that INTERRUPTIBLE_SIGNAL names, by number or by name; 0: none that can be used. */
+static int wished(const char *wish) {
+    static const struct {
+        const char *name;
+        int number;
+    } names[] = {{"URG", SIGURG},   {"USR1", SIGUSR1}, {"USR2", SIGUSR2},     {"WINCH", SIGWINCH},
+                 {"IO", SIGIO},     {"POLL", SIGIO},   {"VTALRM", SIGVTALRM}, {"PROF", SIGPROF},
+                 {"ALRM", SIGALRM}, {"PWR", SIGPWR},   {"CHLD", SIGCHLD},     {"HUP", SIGHUP}};
+    char *end = NULL;
+    long value = strtol(wish, &end, 10);
+    if (end != wish && *end == '\0') {
+        return value > 0 && value <= SIGRTMAX && value != SIGKILL && value != SIGSTOP ? (int)value : 0;
+    }
+    const char *name = strncmp(wish, "SIG", 3) == 0 ? wish + 3 : wish;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (strcmp(name, names[i].name) == 0) {
+            return names[i].number;
+        }
+    }
+    return 0;
+}
+
 int itr_signal_number(void) {
     int chosen = atomic_load_explicit(&number, memory_order_relaxed);
     if (chosen != 0) {
         return chosen;
     }
-    chosen = SIGURG;
     const char *wish = getenv("INTERRUPTIBLE_SIGNAL");
-    if (wish != NULL && *wish != '\0') {
-        char *end = NULL;
-        long value = strtol(wish, &end, 10);
-        if (*end == '\0' && value > 0 && value <= SIGRTMAX && value != SIGKILL && value != SIGSTOP) {
-            chosen = (int)value;
-        }
+    chosen = wish == NULL ? 0 : wished(wish);
+    if (chosen == 0) {
+        chosen = SIGURG;
     }
     atomic_store_explicit(&number, chosen, memory_order_relaxed);
     return chosen;

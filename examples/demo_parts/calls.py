@@ -20,7 +20,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Callable
 
 from certificate import self_signed
 
@@ -33,7 +33,7 @@ class Call:
     name: str
     park: Callable[[], object]
     #: Run when the call was interrupted: says what is still as it should be; an AssertionError if it is not.
-    afterwards: Optional[Callable[[], str]] = None
+    afterwards: Callable[[], str] | None = None
     #: Runs Python code instead of waiting in a call.
     runs: bool = False
 
@@ -61,11 +61,11 @@ def _sleeps_and_locks(undo: ExitStack) -> list[Call]:
 
     def body_not_run() -> str:
         assert not entered and lock.locked()
-        return "body not run, lock not taken"
+        return "body not run"
 
     def condition_is_free() -> str:
         with condition:
-            return "its lock is free again"
+            return "its lock is free"
 
     return [
         Call("sleep", "time.sleep(600)", lambda: time.sleep(FAR)),
@@ -77,7 +77,7 @@ def _sleeps_and_locks(undo: ExitStack) -> list[Call]:
         Call("locks", "Condition.wait()", wait_on_condition, condition_is_free),
         Call("locks", "Semaphore.acquire()", threading.Semaphore(0).acquire),
         Call("locks", "Barrier.wait()", barrier.wait),
-        Call("locks", "multiprocessing Lock.acquire()", shared.acquire),
+        Call("locks", "multiprocessing.Lock.acquire", shared.acquire),
     ]
 
 
@@ -99,7 +99,7 @@ def _queues_and_threads(undo: ExitStack) -> list[Call]:
 
     def still_alive() -> str:
         assert other.is_alive()
-        return "the joined thread is still alive"
+        return "it is still alive"
 
     return [
         Call("queues", "Queue.get()", items.get, queue_works),
@@ -139,11 +139,11 @@ def _sockets(undo: ExitStack) -> list[Call]:
     def socket_works() -> str:
         theirs.sendall(b"data")
         assert ours.recv(16) == b"data"
-        return "the next recv gets the data"
+        return "the next recv gets data"
 
     def timeout_unchanged() -> str:
         assert timed.gettimeout() == FAR
-        return "its time-out is unchanged"
+        return "time-out unchanged"
 
     return [
         Call("sockets", "recv", lambda: ours.recv(16), socket_works),
@@ -184,7 +184,7 @@ def _tls(undo: ExitStack) -> list[Call]:
         assert client.recv(16) == b"over TLS"
         client.sendall(b"and back")
         assert server.recv(16) == b"and back"
-        return "the session works, both ways"
+        return "the session works"
 
     return [
         Call("TLS", "SSLSocket.recv", lambda: client.recv(16), session_works),
@@ -205,9 +205,9 @@ def _descriptors_and_files(undo: ExitStack) -> list[Call]:
     folder = Path(undo.enter_context(tempfile.TemporaryDirectory()))
     fifo = folder / "fifo"
     os.mkfifo(fifo)
-    locked = undo.enter_context(open(folder / "locked", "w"))
+    locked = undo.enter_context((folder / "locked").open("w"))
     fcntl.flock(locked, fcntl.LOCK_EX)
-    other = undo.enter_context(open(folder / "locked", "w"))
+    other = undo.enter_context((folder / "locked").open("w"))
 
     def pipe_works() -> str:
         os.write(write_end, b"line\n")
@@ -227,9 +227,12 @@ def _descriptors_and_files(undo: ExitStack) -> list[Call]:
 
 
 def _processes_and_signals(undo: ExitStack) -> list[Call]:
-    child = subprocess.Popen([sys.executable, "-S", "-c", f"import time; time.sleep({FAR})"], stdout=subprocess.PIPE)
+    # Waits for the end of a pipe that only this process holds, so that it ends with it, however that ends.
+    alive, hold = os.pipe()
+    child = subprocess.Popen([sys.executable, "-S", "-c", "import sys; sys.stdin.read()"], stdin=alive, stdout=subprocess.PIPE)
+    os.close(alive)
     undo.callback(child.communicate)
-    undo.callback(child.kill)
+    undo.callback(os.close, hold)
 
     def not_reaped() -> str:
         assert child.poll() is None

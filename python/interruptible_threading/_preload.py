@@ -26,6 +26,11 @@ def _entries(value: str) -> list[str]:
     return [entry for entry in re.split(f"[{_SEPARATORS}]", value) if entry]
 
 
+def _is_library(entry: str) -> bool:
+    """A link to the library, or from it, is the library too: preloading both would be two copies."""
+    return entry == LIBRARY or os.path.realpath(entry) == os.path.realpath(LIBRARY)
+
+
 def expressible() -> bool:
     """Whether the library's path can stand in the preload variable: there is no way to quote a separator."""
     return not any(separator in LIBRARY for separator in _SEPARATORS)
@@ -34,7 +39,7 @@ def expressible() -> bool:
 def add(environ: MutableMapping[str, str], *, children: bool) -> None:
     """Preload the library and install the patches in programs started with ``environ``."""
     preloads = _entries(environ.get(VARIABLE, ""))
-    if expressible() and LIBRARY not in preloads:
+    if expressible() and not any(map(_is_library, preloads)):
         first = 0
         while first < len(preloads) and _SANITIZER.match(os.path.basename(preloads[first])):
             first += 1
@@ -58,8 +63,8 @@ def _replace(environ: MutableMapping[str, str], name: str, entries: list[str], s
 
 def remove(environ: MutableMapping[str, str]) -> None:
     """Undo add(), and leave what others have put into the same variables."""
-    if LIBRARY in (preloads := _entries(environ.get(VARIABLE, ""))):
-        _replace(environ, VARIABLE, [entry for entry in preloads if entry != LIBRARY], ":")
+    if any(map(_is_library, preloads := _entries(environ.get(VARIABLE, "")))):
+        _replace(environ, VARIABLE, [entry for entry in preloads if not _is_library(entry)], ":")
     if SITE in (path := environ.get("PYTHONPATH", "").split(os.pathsep)):
         _replace(environ, "PYTHONPATH", [entry for entry in path if entry != SITE], os.pathsep)
     environ.pop(CHILDREN, None)

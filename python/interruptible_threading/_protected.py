@@ -137,4 +137,6 @@ def uninstall() -> None:
 
 def finder_installed() -> bool:
     """Whether later imports are announced by the finder."""
-    return any(finder is _finder for finder in sys.meta_path)
+    path = sys.meta_path
+    # It is the first one, as a rule; every interrupt() asks.
+    return (len(path) > 0 and path[0] is _finder) or any(finder is _finder for finder in path)

@@ -61,7 +61,8 @@ def _resolve(number: int) -> tuple[int, int]:
             thread = running_thread(number)
             return number, (thread.native_id or 0) if thread is not None else 0
         ident = _core.ident_of_native(number)
-        if ident:
+        # A thread that Python is done with keeps its number until the system is done with it, too.
+        if ident and _core.alive(ident):
             return ident, number
         for thread in threading.enumerate():
             if thread.native_id == number and thread.ident is not None:

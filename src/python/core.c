@@ -138,7 +138,11 @@ static PyObject *core_is_interrupted(PyObject *self, PyObject *arg) {
     (void)self;
     unsigned long ident = PyLong_AsUnsignedLong(arg);
     if (PyErr_Occurred()) {
-        return NULL;
+        if (!PyErr_ExceptionMatches(PyExc_OverflowError)) {
+            return NULL;
+        }
+        PyErr_Clear(); /* a number that no thread can have */
+        Py_RETURN_FALSE;
     }
     struct itr_thread *t = itr_thread_find(ident);
     if (t != NULL) {

@@ -122,6 +122,8 @@ int itr_inject_protect(PyObject *globals);
 int itr_inject_uninterruptible(PyObject *code);
 /* May the exact call that this thread is in raise at all? (DESIGN: _acquire_restore, threading's own bootstrap) */
 bool itr_may_raise_here(void);
+/* Up to 3.11: may it raise before it does anything, though it does not wait? */
+bool itr_may_cut_before_call(struct itr_thread *t, PyThreadState *tstate);
 enum itr_fit { ITR_FIT, ITR_UNFIT, ITR_UNFIT_CALL };
 /* Where `tstate` stands now: may an exception be raised there? Repairs the exception table when that is needed. */
 enum itr_fit itr_fit_position(struct itr_thread *t, PyThreadState *tstate);

@@ -71,6 +71,19 @@ static PyObject *bounded_wait(const struct itr_call *c, struct itr_row *row, con
     return result;
 }
 
+/* acquire(False). This is all that an uncontended lock pays for, so it makes no tuple each time. */
+static PyObject *try_at_once(const struct itr_call *c, struct itr_row *row) {
+    static PyObject *no_wait; /* (False,), made under the GIL or, twice at worst, by two threads without */
+    PyObject *no[1] = {Py_False};
+    if ((row->convention & METH_VARARGS) == 0) {
+        return itr_call_with(c, row, no, 1);
+    }
+    if (no_wait == NULL && (no_wait = PyTuple_Pack(1, Py_False)) == NULL) {
+        return NULL;
+    }
+    return itr_call_original(&(struct itr_call){.row = row, .self = c->self, .args = no_wait});
+}
+
 PyObject *itr_dispatch_lock(const struct itr_call *c, struct itr_thread *t) {
     struct itr_row *row = c->row->acquire;
     struct bounds b = {true, false, 0};
@@ -80,9 +93,9 @@ PyObject *itr_dispatch_lock(const struct itr_call *c, struct itr_thread *t) {
     if ((itr_thread_pending(t) || t->armed != NULL) && itr_deliver_here(t)) {
         return NULL;
     }
-    PyObject *no[1] = {Py_False};
-    PyObject *result = itr_call_with(c, row, no, 1);
+    PyObject *result = try_at_once(c, row);
     if (result == NULL || result == Py_True) {
+        itr_note_exact(t);
         return result;
     }
     bool unbreakable = false;

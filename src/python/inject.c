@@ -266,25 +266,28 @@ static bool is_back_edge(const unsigned char *bytes, Py_ssize_t n, int at, int *
     return false;
 }
 
-/* f(recv()): the callee's argument is a call's result, perhaps an exact call's, and still on the caller's stack. True
- * when the caller has called something since it last took a value off its stack for good; too often, which only defers. */
-static bool caller_holds_result(PyFrameObject *frame) {
-    PyFrameObject *back = PyFrame_GetBack(frame);
-    if (back == NULL) {
-        return false;
-    }
-    PyCodeObject *code = PyFrame_GetCode(back);
-    int now = lasti_of(back);
+/* Is anything on this frame's stack that a call has given? True when it has called something since it last took a value off
+ * its stack for good; too often, which only defers. */
+static bool holds_result(PyFrameObject *frame) {
+    PyCodeObject *code = PyFrame_GetCode(frame);
     PyObject *bytes = bytes_of(code);
-    bool held = false;
+    int now = lasti_of(frame);
+    bool held = bytes == NULL;
     for (int i = 0; bytes != NULL && i < now && i < PyBytes_GET_SIZE(bytes); i += 2) {
         unsigned char op = (unsigned char)PyBytes_AS_STRING(bytes)[i];
         held = is_call[op] || (held && !is_store[op]);
     }
     Py_XDECREF(bytes);
     Py_DECREF(code);
-    Py_DECREF(back);
     PyErr_Clear();
+    return held;
+}
+
+/* f(recv()): the callee's argument is a call's result, perhaps an exact call's, and still on the caller's stack. */
+static bool caller_holds_result(PyFrameObject *frame) {
+    PyFrameObject *back = PyFrame_GetBack(frame);
+    bool held = back != NULL && holds_result(back);
+    Py_XDECREF(back);
     return held;
 }
 
@@ -361,6 +364,22 @@ void itr_note_exact(struct itr_thread *t) {
 
 /* ---- exact calls: where they must not raise ---------------------------------------------------------------------------------- */
 
+/* Calls in the library's own code that it cannot do without, by the function that makes them:
+ * - _acquire_restore: Condition; the enclosing `with` releases the lock whatever happens.
+ * - _execute_child: Popen() asks its new child whether it could exec; nobody would know of the child.
+ * - what gives back or tells others: a permit that Semaphore.__exit__ did not give back is lost for ever, a queue whose
+ *   task_done() was broken can never be joined. Their mutexes are held for a moment only. */
+static bool must_finish(PyFrameObject *frame, PyCodeObject *code) {
+    static const char *const names[] = {"_acquire_restore", "_execute_child", "release",    "task_done",
+                                        "set",              "set_result",     "set_exception"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        if (named(code, names[i])) {
+            return is_protected(frame);
+        }
+    }
+    return false;
+}
+
 bool itr_may_raise_here(void) {
     PyFrameObject *frame = PyThreadState_GetFrame(PyThreadState_Get());
     PyFrameObject *above = NULL; /* the frame that `frame` called */
@@ -368,10 +387,8 @@ bool itr_may_raise_here(void) {
     bool top = true;
     while (frame != NULL && ok) {
         PyCodeObject *code = PyFrame_GetCode(frame);
-        if (top && named(code, "_acquire_restore")) {
-            PyObject *globals = globals_of(frame);
-            ok = globals != threading_globals; /* Condition: the enclosing `with` releases the lock whatever happens */
-            Py_DECREF(globals);
+        if (top && must_finish(frame, code)) {
+            ok = false;
         } else if ((PyObject *)code == code_bootstrap) {
             /* threading's own bookkeeping around run(): nobody could catch it, and the thread would not be accounted for. */
             if (above == NULL) {
@@ -384,7 +401,7 @@ bool itr_may_raise_here(void) {
                 Py_DECREF(globals);
             }
         }
-        top = false;
+        top = top && named(code, "__enter__") && is_protected(frame); /* Condition's, around its lock's */
         Py_DECREF(code);
         Py_XDECREF(above);
         above = frame;
@@ -394,3 +411,26 @@ bool itr_may_raise_here(void) {
     Py_XDECREF(frame);
     return ok;
 }
+
+#if !ITR_BY_PENDING_CALL
+/* A call that does not wait but is no place to be cut behind, and perhaps all there is in a loop: a thread that is inside C
+ * functions without the GIL whenever somebody looks is never seen at its back edge. */
+bool itr_may_cut_before_call(struct itr_thread *t, PyThreadState *tstate) {
+    if (atomic_load_explicit(&t->slot->exact, memory_order_relaxed) != 0 ||
+        atomic_load_explicit(&t->slot->mask, memory_order_relaxed) != ITR_MASK_NONE || tracing_now(tstate)) {
+        return false;
+    }
+    PyFrameObject *frame = PyThreadState_GetFrame(tstate);
+    if (frame == NULL) {
+        return false;
+    }
+    bool unused = false;
+    if (holds_result(frame)) {
+        Py_DECREF(frame);
+        return false;
+    }
+    bool ok = stack_may_be_cut(frame, &unused, t);
+    PyErr_Clear();
+    return ok;
+}
+#endif

@@ -11,12 +11,16 @@
 #include <string.h>
 #include <sys/ipc.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 
 /* ---- children ---------------------------------------------------------------------------------------------------- */
 
 static pid_t make_child(bool ends) {
     pid_t child = fork();
     assert_true(child >= 0);
+    if (child == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL); /* not to stay when a test fails */
+    }
     while (child == 0 && !ends) {
         pause();
     }

@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 from support import EPOLL, GUARD, LONG, Worker, assert_interrupted, parked, wait_until
 
-from interruptible_threading import InterruptibleThread, critical_section, interrupt, is_interrupted, run_interruptible
+from interruptible_threading import (
+    InterruptibleThread,
+    ThreadInterrupted,
+    critical_section,
+    deliver_on_blocking,
+    interrupt,
+    is_interrupted,
+    run_interruptible,
+)
 
 WAIT = (*EPOLL, "select", "poll")
 
@@ -138,14 +146,14 @@ def test_interrupt_before_the_first_step(quiet: None) -> None:
         ran.append(True)
 
     def call() -> None:
-        with critical_section():
+        with deliver_on_blocking():
             interrupt(threading.current_thread())
-            coroutine = main()
-            run_interruptible(coroutine)
+            run_interruptible(main())
 
-    worker = Worker(call)
-    worker.finish()
-    assert type(worker.outcome.error).__name__ == "ThreadInterrupted" if worker.outcome else False
+    error = Worker(call).finish().error
+    assert type(error) is ThreadInterrupted
+    assert error.__context__ is None
+    assert ran == []
 
 
 def test_thread_goes_on_afterwards(quiet: None) -> None:
