@@ -6,7 +6,8 @@
  *
  * Up to 3.11: PyThreadState_SetAsyncExc, armed by somebody who holds the GIL and has looked: the target waits for the GIL
  * inside an eval check, and the exception fires in that very check. A native injector thread does it, apart from the
- * monitor, so that a C extension that holds the GIL stalls no wake-up. */
+ * monitor, so that a C extension that holds the GIL stalls no wake-up. Where it stands at nothing fit (a thread that often
+ * gives up the GIL in C functions is never seen at its back edges), it has to look itself: trace_look.c. */
 #include "core.h"
 
 #include <dlfcn.h>
@@ -261,6 +262,9 @@ static bool look(struct itr_thread *t) {
         return false;
     }
     enum itr_fit fit = itr_fit_position(t, tstate);
+    if (fit != ITR_FIT && itr_trace_start(t, tstate)) {
+        return false;
+    }
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     int64_t ns = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
@@ -270,7 +274,7 @@ static bool look(struct itr_thread *t) {
         t->calls_since_ns = ns;
         t->calls_count = t->exact_count;
     } else if (ns - t->calls_since_ns > (t->noted_gone ? NOTED_GONE_NS : CALLS_ONLY_NS)) {
-        fit = ITR_FIT; /* a loop seen at nothing but calls: nothing else can be had (DESIGN 4.3) */
+        fit = ITR_FIT; /* traced by somebody, and seen at nothing but calls: nothing else can be had (DESIGN 4.3) */
     }
     if (fit == ITR_FIT) {
         t->calls_since_ns = 0;

@@ -69,6 +69,7 @@ struct itr_thread {
     const void *noted_frame;        /* up to 3.11: where the last exact call was left; its result may still be there */
     int noted_lasti;
     bool noted_gone;                /* that frame is not on the stack (set by a look) */
+    int trace_events;               /* lines that were looked at, and were not fit */
     uint64_t exact_count;           /* exact calls left so far */
     uint64_t calls_count;           /* ... when calls_since_ns was set */
     const void *declined_frame;     /* the last unfit position, so that a look at the same place is cheap */
@@ -122,14 +123,14 @@ int itr_inject_protect(PyObject *globals);
 int itr_inject_uninterruptible(PyObject *code);
 /* May the exact call that this thread is in raise at all? (DESIGN: _acquire_restore, threading's own bootstrap) */
 bool itr_may_raise_here(void);
-/* Up to 3.11: may it raise before it does anything, though it does not wait? */
-bool itr_may_cut_before_call(struct itr_thread *t, PyThreadState *tstate);
 enum itr_fit { ITR_FIT, ITR_UNFIT, ITR_UNFIT_CALL };
 /* Where `tstate` stands now: may an exception be raised there? Repairs the exception table when that is needed. */
 enum itr_fit itr_fit_position(struct itr_thread *t, PyThreadState *tstate);
-/* The thread leaves an exact call: its caller's position still holds the result. */
+/* Up to 3.11: the same for a trace event (the call of `frame`, or a line in it) of the calling thread. */
+bool itr_fit_event(struct itr_thread *t, PyFrameObject *frame, bool call);
 /* Is the interpreter laid out as the headers said? */
 bool itr_inject_probe(void);
+/* The thread leaves an exact call: its caller's position still holds the result. */
 void itr_note_exact(struct itr_thread *t);
 const void *itr_frame_now(PyThreadState *tstate);
 
@@ -147,6 +148,12 @@ void itr_async_recall(struct itr_thread *t);
 void itr_async_settle(struct itr_thread *t);
 void itr_async_before_fork(void);
 void itr_async_stop(void);
+
+/* ---- stepping (trace_look.c), up to 3.11 ------------------------------------------------------------------------------------ */
+
+/* Have the thread itself look at every line it comes to, and raise at the first that is fit. False: somebody traces it. */
+bool itr_trace_start(struct itr_thread *t, PyThreadState *tstate);
+void itr_trace_stop(PyThreadState *tstate);
 
 /* ---- exact calls (exact_table.c, exact_calls.c) ------------------------------------------------------------------------- */
 

@@ -189,14 +189,7 @@ static PyObject *start(const struct itr_call *c) {
  * classes, so every call inside passes through. */
 static PyObject *effect(const struct itr_call *c, struct itr_thread *t) {
     struct itr_exact outer;
-#if !ITR_BY_PENDING_CALL
-    if (itr_thread_pending(t) || t->armed != NULL) {
-        itr_async_recall(t);
-        if (t->redirect == NULL && itr_may_cut_before_call(t, t->tstate) && itr_deliver_here(t)) {
-            return NULL;
-        }
-    }
-#endif
+    itr_async_recall(t); /* behind it, it would lose the result */
     itr_exact_enter(t, c->row, &outer);
     PyObject *result = itr_call_original(c);
     itr_exact_leave(t, &outer);

@@ -160,16 +160,32 @@ int itr_repair_table(PyCodeObject *code, PyObject *bytes, int lasti, int arg) {
         return 0; /* no handler anywhere in this function */
     }
     int unit = lasti / 2;
-    int target = unit + 1 + caches_after_jump(bytes, unit) - arg;
+    int caches = caches_after_jump(bytes, unit);
+    int target = unit + 1 + caches - arg;
     struct table table;
-    if (!read_table(old, &table, 3)) {
+    if (!read_table(old, &table, 2 * (1 + caches))) {
         return -1;
     }
     const struct entry *edge = entry_at(&table, unit);
     const struct entry *loop = target >= 0 ? entry_at(&table, target) : NULL;
     int result = 0;
+#if PY_VERSION_HEX < 0x030D0000
+    /* Up to 3.12 the edge jumps before it checks, and the handler is looked up at the instruction in front of the target.
+     * Where a handler ends and jumps to the code behind its `try`, that is the last one of the `try`: an exception would be
+     * caught by the very handler that has just ended. The next check is as near. */
+    const struct entry *proper = edge != NULL ? edge : loop;
+    const struct entry *found = target > 0 ? entry_at(&table, target - 1) : NULL;
+    if (found != NULL && (proper == NULL || (found->target != proper->target && !encloses(&table, found, proper)))) {
+        PyMem_Free(table.entries);
+        return -1;
+    }
+#endif
     if (loop != NULL && (edge == NULL || (edge->target != loop->target && encloses(&table, edge, loop)))) {
-        insert(&table, unit, *loop);
+        /* The look-up takes the last unit of the instruction, so its caches are covered as well. */
+        struct entry handler = *loop;
+        for (int at = unit; at <= unit + caches; at++) {
+            insert(&table, at, handler);
+        }
         PyObject *repaired = write_table(&table);
         if (repaired == NULL) {
             result = -1;

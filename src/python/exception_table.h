@@ -5,7 +5,8 @@
 #include <Python.h>
 
 /* Give the back edge at byte offset `lasti` with jump argument `arg` the handler that its target has, if it has none of
- * its own or only an outer one. 0: the table is right now. -1 with an exception set: it could not be repaired. */
+ * its own or only an outer one. 0: the table is right now. -1: it could not be repaired (with an exception set),
+ * or this edge would raise into a handler that has just ended (3.11, 3.12). */
 int itr_repair_table(PyCodeObject *code, PyObject *bytes, int lasti, int arg);
 
 #endif

@@ -347,6 +347,55 @@ enum itr_fit itr_fit_position(struct itr_thread *t, PyThreadState *tstate) {
     return fit;
 }
 
+#if !ITR_BY_PENDING_CALL
+/* Where some jump back in this code leads to: like behind a back edge, only loop iterators are on the stack. */
+static bool is_loop_head(PyCodeObject *code, int lasti) {
+    PyObject *bytes = bytes_of(code);
+    bool found = false;
+    for (int at = lasti; bytes != NULL && !found && at + 1 < PyBytes_GET_SIZE(bytes); at += 2) {
+        int op = 0, arg = 0;
+        if (is_back_edge((const unsigned char *)PyBytes_AS_STRING(bytes), PyBytes_GET_SIZE(bytes), at, &op, &arg)) {
+#if PY_VERSION_HEX >= 0x030B0000
+            found = at + 2 - arg * 2 == lasti;
+#elif PY_VERSION_HEX >= 0x030A0000
+            found = arg * 2 == lasti;
+#else
+            found = arg == lasti;
+#endif
+        }
+    }
+    Py_XDECREF(bytes);
+    return found;
+}
+
+bool itr_fit_event(struct itr_thread *t, PyFrameObject *frame, bool call) {
+    PyCodeObject *code = PyFrame_GetCode(frame);
+    int lasti = lasti_of(frame);
+    bool fit = false;
+    if (!call) {
+        fit = is_loop_head(code, lasti);
+    } else if (!caller_holds_result(frame)) {
+#if PY_VERSION_HEX >= 0x030B0000
+        PyObject *bytes = bytes_of(code); /* not where a generator goes on */
+        fit = bytes != NULL && lasti >= 0 && lasti + 1 < PyBytes_GET_SIZE(bytes) &&
+              (unsigned char)PyBytes_AS_STRING(bytes)[lasti] == op_resume &&
+              ((unsigned char)PyBytes_AS_STRING(bytes)[lasti + 1] & 3) == 0;
+        Py_XDECREF(bytes);
+#else
+        fit = lasti < 0;
+#endif
+    }
+    Py_DECREF(code);
+    if (fit) {
+        bool unused = false;
+        Py_INCREF(frame);
+        fit = stack_may_be_cut(frame, &unused, t);
+    }
+    PyErr_Clear();
+    return fit;
+}
+#endif
+
 void itr_note_exact(struct itr_thread *t) {
 #if !ITR_BY_PENDING_CALL
     t->exact_count++;
@@ -411,26 +460,3 @@ bool itr_may_raise_here(void) {
     Py_XDECREF(frame);
     return ok;
 }
-
-#if !ITR_BY_PENDING_CALL
-/* A call that does not wait but is no place to be cut behind, and perhaps all there is in a loop: a thread that is inside C
- * functions without the GIL whenever somebody looks is never seen at its back edge. */
-bool itr_may_cut_before_call(struct itr_thread *t, PyThreadState *tstate) {
-    if (atomic_load_explicit(&t->slot->exact, memory_order_relaxed) != 0 ||
-        atomic_load_explicit(&t->slot->mask, memory_order_relaxed) != ITR_MASK_NONE || tracing_now(tstate)) {
-        return false;
-    }
-    PyFrameObject *frame = PyThreadState_GetFrame(tstate);
-    if (frame == NULL) {
-        return false;
-    }
-    bool unused = false;
-    if (holds_result(frame)) {
-        Py_DECREF(frame);
-        return false;
-    }
-    bool ok = stack_may_be_cut(frame, &unused, t);
-    PyErr_Clear();
-    return ok;
-}
-#endif

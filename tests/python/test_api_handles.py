@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support import GUARD, LONG, READ, SEM, Scene, Worker, assert_interrupted, parked
 
-from interruptible_threading import InterruptHandle, ThreadInterrupted, critical_section, interrupt
+from interruptible_threading import InterruptHandle, ThreadInterrupted, critical_section, deliver_on_blocking, interrupt
 
 
 class Custom(Exception):
@@ -133,17 +133,18 @@ def test_different_interrupts_wait_their_turn(quiet: None) -> None:
     with Scene() as scene:
         r, w = scene.pipe()
 
-        def call() -> None:
+        def catch(call: Any, *arguments: Any) -> None:
             try:
-                with critical_section():
-                    os.read(r, 1)
+                call(*arguments)
             except BaseException as error:
                 caught.append(error)
-            for _ in range(2):
-                try:
-                    time.sleep(LONG)
-                except BaseException as error:
-                    caught.append(error)
+
+        def call() -> None:
+            with deliver_on_blocking():
+                with critical_section():
+                    os.read(r, 1)
+                for _ in range(3):
+                    catch(time.sleep, LONG)
 
         worker = Worker(call)
         parked(worker, *READ)
@@ -153,6 +154,41 @@ def test_different_interrupts_wait_their_turn(quiet: None) -> None:
         worker.value()
         assert [type(error) for error in caught] == [KeyError, Custom, ValueError]
         assert {handle.state for handle in handles} == {"delivered"}
+
+
+def test_handler_does_not_catch_what_comes_behind_it(quiet: None) -> None:
+    """The second interrupt comes when the handler of the first is over: out of the function, never into that handler again."""
+    for _ in range(150):
+        handled: list[BaseException] = []
+        later: list[BaseException] = []
+        with Scene() as scene:
+            r, w = scene.pipe()
+
+            def function(handled: list[BaseException] = handled, r: int = r) -> None:
+                try:
+                    with critical_section():
+                        os.read(r, 1)
+                except BaseException as error:
+                    handled.append(error)
+                for _ in range(2):
+                    len(handled)
+
+            def call(later: list[BaseException] = later, function: Any = function) -> None:
+                try:
+                    function()
+                    while True:
+                        pass
+                except BaseException as error:
+                    later.append(error)
+
+            worker = Worker(call)
+            parked(worker, *READ)
+            interrupt(worker, KeyError)
+            second = interrupt(worker, Custom)
+            os.write(w, b"x")
+            worker.finish(second)
+            assert [type(error) for error in handled] == [KeyError]
+            assert [type(error) for error in later] == [Custom]
 
 
 def test_cancel_in_the_middle_of_the_queue(quiet: None) -> None:
