@@ -9,12 +9,13 @@ with_package = PYTHONPATH=build/default/py/$$($(python) cmake/describe_python.py
 
 c_files := $(wildcard include/*.h src/*.[ch] src/*/*.[ch] tests/c/*.[ch])
 
-.PHONY: help setup build demo check bench format lint docs clean
+.PHONY: help setup build demo soak check bench format lint docs clean
 
 help:
 	@echo 'make setup    install what is missing'
 	@echo 'make demo     build for the default interpreter and run examples/demo.py'
 	@echo 'make check    build for every interpreter found and run all tests'
+	@echo 'make soak     the long race tests, on the default interpreter (ITR_TEST_COUNT, ITR_TEST_SEED)'
 	@echo 'make bench    measure (bench/bench.py)'
 	@echo 'make format   format the C and Python sources'
 	@echo 'make lint     formatting, types and static analysis'
@@ -33,6 +34,9 @@ demo: build
 
 bench: build
 	$(with_package) bench/bench.py $(BENCH_ARGS)
+
+soak: build
+	$(with_package) -m interruptible_threading exec -- $$(realpath -s $(python)) -m pytest tests/python -m soak -p no:cacheprovider
 
 check: setup
 	@scripts/check.sh

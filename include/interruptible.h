@@ -36,9 +36,9 @@ uint32_t itr_abi_version(void);
 /* 1 when libc's blocking calls of this process go through the library, 0 when it is merely loaded. */
 int itr_active(void);
 
-/* Cover a process that was not preloaded: point the libc calls of every object loaded by now at the library. Call it again
- * after loading more; it is cheap when nothing was. Returns how many calls were newly covered, or -ENOSYS when this
- * processor is not supported. Threads that are inside a call already are covered from their next one on. */
+/* Cover a process that was not preloaded: point the libc calls of every object loaded by now at the library. Call it
+ * again after loading more; it is cheap when nothing was. Returns how many calls were newly covered, or -ENOSYS when
+ * this processor is not supported. Threads that are inside a call already are covered from their next one on. */
 int itr_bind(void);
 /* Take that back, everywhere. */
 int itr_unbind(void);

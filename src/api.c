@@ -38,7 +38,8 @@ EXPORT int itr_detach(void) {
     return ITR_OK;
 }
 
-/* Record, then wake: the order the protocol in park.c relies on. Slot locked. True when nothing of `bit` was pending. */
+/* Record, then wake: the order the protocol in park.c relies on. Slot locked. True when nothing of `bit` was pending.
+ */
 static bool raise_locked(struct itr_slot *slot, uint32_t bit) {
     if (atomic_load_explicit(&slot->pending, memory_order_relaxed) == 0) {
         atomic_store_explicit(&slot->foreign_done, 0, memory_order_relaxed);
@@ -165,7 +166,8 @@ EXPORT int itr_where(pthread_t thread, struct itr_where *where) {
     return ITR_OK;
 }
 
-/* ---- the stub's table ------------------------------------------------------------------------------------------------------ */
+/* ---- the stub's table
+ * ------------------------------------------------------------------------------------------------------ */
 
 static struct itr_slot *self(void) { return itr_self; }
 
@@ -179,7 +181,8 @@ static void raise_bit(itr_ref ref, uint32_t bit) {
 }
 
 /* Against take_break() in park.c: clear, then look whether the target has committed itself. One of the two sees the
- * other; when both do, the target's second look at `pending` decides, and the retraction fails only if it had passed. */
+ * other; when both do, the target's second look at `pending` decides, and the retraction fails only if it had passed.
+ */
 static bool retract(itr_ref ref, uint32_t bit) {
     struct itr_slot *slot = itr_lock_ref(ref);
     if (slot == NULL) {

@@ -24,7 +24,7 @@ enum itr_kind {
     ITR_PARK_DEADLINE = 3, /* ended by moving the deadline, which lives in the slot, into the past, then a signal */
     ITR_PARK_CLOSED = 4    /* announced so that it can be explained; nobody may end it */
 };
-#define ITR_PARK_KIND(word) ((enum itr_kind)((word) & 0xffu))
+#define ITR_PARK_KIND(word) ((enum itr_kind)((word)&0xffu))
 #define ITR_PARK_WAKING UINT64_C(0x100)
 #define ITR_PARK_FOREIGN UINT64_C(0x200) /* the caller is neither CPython nor a strict C thread */
 #define ITR_PARK_GENERATION 16
@@ -54,9 +54,9 @@ struct itr_slot {
     bool unbreakable;              /* target: the wrapper resumes a wait that may not be broken */
     void (*on_break)(void *);      /* target: called, without the GIL, right before a park is reported as broken */
     void *on_break_arg;
-    const void *frame;             /* target: Python's frame at the entry of the exact call */
+    const void *frame; /* target: Python's frame at the entry of the exact call */
     const void *tstate;
-    uint64_t generation_counter;   /* target: of park words */
+    uint64_t generation_counter; /* target: of park words */
 
     /* -- written by the target when it parks, read by anybody ------------------------------------------------------ */
     _Alignas(ITR_CACHE_LINE) _Atomic uint64_t parks;
@@ -66,30 +66,33 @@ struct itr_slot {
     /* The wait's deadline. The kernel reads it while a waker may zero it; see itr_wake(). */
     struct timespec deadline;
 
-    /* -- under lock -------------------------------------------------------------------------------------------------- */
+    /* -- under lock --------------------------------------------------------------------------------------------------
+     */
     _Alignas(ITR_CACHE_LINE) pthread_mutex_t lock;
     pthread_t thread;
     pid_t tid;
-    _Atomic uint32_t live;       /* 0: free; odd/even life numbers tell one owner from the next */
+    _Atomic uint32_t live; /* 0: free; odd/even life numbers tell one owner from the next */
     uint32_t life;
     uint32_t index;
-    uint32_t hash_next;          /* table lock: index + 1 of the next slot in the bucket or free list */
-    bool adopted;                /* the thread itself knows its slot (else: attached from outside) */
-    int pipe[2];                 /* -1: none */
+    uint32_t hash_next; /* table lock: index + 1 of the next slot in the bucket or free list */
+    bool adopted;       /* the thread itself knows its slot (else: attached from outside) */
+    int pipe[2];        /* -1: none */
     dev_t pipe_dev;
     ino_t pipe_ino;
-    _Atomic bool piped;          /* a byte was written for the park in progress */
-    bool program_blocks;         /* target: the program's own idea of our signal in this thread's mask */
-    uint32_t mask_depth[3];      /* target: pushes by level */
+    _Atomic bool piped;     /* a byte was written for the park in progress */
+    bool program_blocks;    /* target: the program's own idea of our signal in this thread's mask */
+    uint32_t mask_depth[3]; /* target: pushes by level */
 
-    /* -- the monitor's -------------------------------------------------------------------------------------------------- */
+    /* -- the monitor's
+     * -------------------------------------------------------------------------------------------------- */
     bool watched;
     uint32_t watch_next;
     uint32_t tries;
     int64_t next_ns;
     uint32_t wake_fails;
 
-    /* -- the CPython stub's ---------------------------------------------------------------------------------------------- */
+    /* -- the CPython stub's
+     * ---------------------------------------------------------------------------------------------- */
     _Atomic(void *) user;
 };
 
@@ -100,9 +103,7 @@ extern _Thread_local struct itr_slot *itr_self;
 
 struct itr_slot *itr_slot_at(uint32_t index);
 struct itr_slot *itr_slot_of_ref(itr_ref ref); /* not locked: check the life again under lock */
-static inline itr_ref itr_ref_of(const struct itr_slot *slot) {
-    return ((uint64_t)slot->index << 32) | slot->life;
-}
+static inline itr_ref itr_ref_of(const struct itr_slot *slot) { return ((uint64_t)slot->index << 32) | slot->life; }
 
 /* The slot of `thread`, locked; NULL when it has none. */
 struct itr_slot *itr_lock_thread(pthread_t thread);

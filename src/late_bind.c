@@ -2,9 +2,9 @@
  *
  * An object calls libc through a slot that the dynamic linker fills: JUMP_SLOT for a call through the PLT, GLOB_DAT for
  * -fno-plt and for function pointers. Every such slot whose symbol is a row of calls.def is pointed at our wrapper. The
- * slot's old value is never called: it may be the lazy resolver, which would bind the slot again. The real functions come
- * from dlsym, and so do the values that unbinding stores, so nothing has to be remembered and an object that was unloaded
- * meanwhile does no harm.
+ * slot's old value is never called: it may be the lazy resolver, which would bind the slot again. The real functions
+ * come from dlsym, and so do the values that unbinding stores, so nothing has to be remembered and an object that was
+ * unloaded meanwhile does no harm.
  *
  * dlopen is not hooked (the hook would lose the caller's RPATH); bind again after something was loaded. The linker's
  * counters tell whether there is anything to do. */
@@ -86,13 +86,14 @@ static const struct row *find_row(const char *name) {
     return NULL;
 }
 
-/* ---- one object -------------------------------------------------------------------------------------------------------------- */
+/* ---- one object
+ * -------------------------------------------------------------------------------------------------------------- */
 
 struct object {
     uintptr_t base;
-    const ElfW(Sym) *symbols;
+    const ElfW(Sym) * symbols;
     const char *strings;
-    const ElfW(Rela) *tables[2];
+    const ElfW(Rela) * tables[2];
     size_t counts[2];
     uintptr_t relro, relro_end;
 };
@@ -170,7 +171,7 @@ static bool store(const struct object *o, any_function *slot, any_function value
     return true;
 }
 
-static void visit_slot(struct pass *pass, const struct object *o, const ElfW(Rela) *relocation) {
+static void visit_slot(struct pass *pass, const struct object *o, const ElfW(Rela) * relocation) {
     unsigned long type = ELF64_R_TYPE(relocation->r_info);
     if (type != JUMP_SLOT && type != GLOB_DAT) {
         return;
@@ -211,8 +212,8 @@ static bool contains(const struct dl_phdr_info *info, uintptr_t address_) {
 
 /* The linker, the vdso, libc itself, ourselves; and the sanitizers' run-times, whose own wrappers call libc. */
 static bool is_left_alone(const struct pass *pass, const struct dl_phdr_info *info) {
-    static const char *const names[] = {"ld-linux", "ld-musl", "linux-vdso", "linux-gate", "libasan", "libtsan", "libubsan",
-                                        "liblsan", "libpthread"};
+    static const char *const names[] = {"ld-linux", "ld-musl",  "linux-vdso", "linux-gate", "libasan",
+                                        "libtsan",  "libubsan", "liblsan",    "libpthread"};
     if (contains(info, pass->self) || contains(info, pass->libc)) {
         return true;
     }

@@ -12,11 +12,11 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define FIRST_NS 100000      /* 100 us */
-#define MOST_NS 10000000     /* 10 ms */
-#define LAST_NS 1000000000   /* 1 s, once it has tried for long */
+#define FIRST_NS 100000    /* 100 us */
+#define MOST_NS 10000000   /* 10 ms */
+#define LAST_NS 1000000000 /* 1 s, once it has tried for long */
 #define LONG_TRIES 200
-#define DOCTOR_TRIES 4 /* and at 8, 16, ... */
+#define DOCTOR_TRIES 4    /* and at 8, 16, ... */
 #define IDLE_NS 200000000 /* with nothing to watch, the thread ends after this */
 
 _Atomic(int64_t (*)(struct itr_slot *, itr_ref, uint32_t)) itr_on_running;
@@ -35,9 +35,9 @@ static pid_t monitor_tid;
 static int64_t asleep_until = INT64_MIN;
 
 /* The alarm clock. To wake a thread costs about as much as a whole interrupt, and what is watched is mostly done with
- * before it is due: so the monitor is not woken now, its timer is set. The timer's signal goes to the monitor alone, which
- * takes it by sigtimedwait; it is the one libc keeps for this very purpose, so nobody else sends it to the process.
- * Without a timer (a sandbox, an emulator, RLIMIT_SIGPENDING) the condition variable does. */
+ * before it is due: so the monitor is not woken now, its timer is set. The timer's signal goes to the monitor alone,
+ * which takes it by sigtimedwait; it is the one libc keeps for this very purpose, so nobody else sends it to the
+ * process. Without a timer (a sandbox, an emulator, RLIMIT_SIGPENDING) the condition variable does. */
 #define ALARM_SIGNAL 32
 #ifndef sigev_notify_thread_id /* glibc keeps the name to itself */
 #define sigev_notify_thread_id _sigev_un._tid
@@ -64,7 +64,7 @@ static bool set_alarm(int64_t when) {
 }
 
 /* The list is the slots' own: watch_next chains them, so watching allocates nothing. */
-static uint32_t watch_head;   /* index + 1 */
+static uint32_t watch_head; /* index + 1 */
 
 static void *run(void *unused);
 

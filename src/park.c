@@ -106,8 +106,8 @@ static void unannounce(struct itr_park *p) {
     struct itr_slot *slot = p->slot;
     uint64_t expected = p->word;
     /* acq_rel: pairs with the waker's release when it clears WAKING, so its writes (piped, sig_sent) are seen. */
-    while (!atomic_compare_exchange_weak_explicit(&slot->park, &expected, 0, memory_order_acq_rel,
-                                                  memory_order_acquire)) {
+    while (
+        !atomic_compare_exchange_weak_explicit(&slot->park, &expected, 0, memory_order_acq_rel, memory_order_acquire)) {
         if (expected != p->word) {
             p->woken = true;
             sched_yield();
@@ -175,9 +175,10 @@ int itr_break_errno(const struct itr_park *p) {
     return p->exact || p->slot->strict ? ECANCELED : EINTR;
 }
 
-/* Zero is in the past for an absolute deadline and no time for a relative one. The two words are not written atomically,
- * but both before the signal is sent: a kernel that read a torn value is asleep by then, and the signal ends that; one that
- * has not read yet reads zeros. The race with that read is the point, so ThreadSanitizer is not asked. */
+/* Zero is in the past for an absolute deadline and no time for a relative one. The two words are not written
+ * atomically, but both before the signal is sent: a kernel that read a torn value is asleep by then, and the signal
+ * ends that; one that has not read yet reads zeros. The race with that read is the point, so ThreadSanitizer is not
+ * asked. */
 #if defined(__SANITIZE_THREAD__)
 __attribute__((no_sanitize("thread"), noinline))
 #endif

@@ -13,7 +13,8 @@
 #include <errno.h>
 #include <stdarg.h>
 
-/* ---- the real ones --------------------------------------------------------------------------------------------------------- */
+/* ---- the real ones
+ * --------------------------------------------------------------------------------------------------------- */
 
 /* A pointer to a function is not a pointer to data in ISO C; POSIX promises that dlsym's result may be used as one. */
 union symbol {
@@ -91,7 +92,8 @@ struct itr_real_calls itr_real = {
 #undef ITR_ROW
 };
 
-/* ---- the exported ones ----------------------------------------------------------------------------------------------------- */
+/* ---- the exported ones
+ * ----------------------------------------------------------------------------------------------------- */
 
 #define EXPORT __attribute__((visibility("default")))
 
@@ -118,7 +120,8 @@ struct itr_real_calls itr_real = {
 #undef ITR_ROW
 VARIADIC(EXPORT_VARIADIC)
 
-/* ---- life ------------------------------------------------------------------------------------------------------------------ */
+/* ---- life
+ * ------------------------------------------------------------------------------------------------------------------ */
 
 static void before_fork(void) {
     itr_monitor_stop();
@@ -145,9 +148,9 @@ __attribute__((constructor(101))) static void start(void) {
     errno = saved;
 }
 
-/* Does the process call us? The first definition in the global scope is ours when we were preloaded, at least of a function
- * that no sanitizer wraps before us. (Not by the address of our own `recv`: a reference to an exported name is itself
- * bound to the first definition.) */
+/* Does the process call us? The first definition in the global scope is ours when we were preloaded, at least of a
+ * function that no sanitizer wraps before us. (Not by the address of our own `recv`: a reference to an exported name is
+ * itself bound to the first definition.) */
 bool itr_preloaded(void) {
     static _Atomic int known; /* 1: no, 2: yes; it cannot change */
     int answer = atomic_load_explicit(&known, memory_order_relaxed);

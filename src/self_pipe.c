@@ -18,7 +18,7 @@ static struct spare {
     ino_t ino;
 } pool[POOL];
 static int pooled;
-static _Atomic pid_t owner;              /* whose descriptors they are: a child of vfork shares only our memory */
+static _Atomic pid_t owner;             /* whose descriptors they are: a child of vfork shares only our memory */
 static _Atomic uint8_t own_fd[OWN_FDS]; /* 1: one of ours, so that close() can ask without a lock */
 
 #if defined(__SANITIZE_THREAD__)
@@ -114,7 +114,8 @@ int itr_pipe_get(struct itr_slot *slot) {
     }
     set_own(ends[0], 1);
     set_own(ends[1], 1);
-    /* A dup2 over a number that was free a moment ago: what lies there is the program's, and not to be mistaken for ours. */
+    /* A dup2 over a number that was free a moment ago: what lies there is the program's, and not to be mistaken for
+     * ours. */
     if (fstat(ends[0], &st) != 0 || !S_ISFIFO(st.st_mode) || !is_pipe(ends[1], st.st_dev, st.st_ino)) {
         set_own(ends[0], 0);
         set_own(ends[1], 0);

@@ -1,6 +1,7 @@
 /* Waits on sets of descriptors. In an exact call the self-pipe is watched too: a written pipe stays readable, so no
- * wake-up is lost, and the broken call returns 0 with its sets cleared, as if it had timed out, which leaves sockets and
- * TLS sessions intact. An epoll set cannot be added to without changing the program's, so epoll is a signal park. */
+ * wake-up is lost, and the broken call returns 0 with its sets cleared, as if it had timed out, which leaves sockets
+ * and TLS sessions intact. An epoll set cannot be added to without changing the program's, so epoll is a signal park.
+ */
 #include "calls/signal_park.h"
 
 #include "calls/remaining.h"
@@ -27,7 +28,8 @@ static int in_ms(const struct timespec *t) {
     return t->tv_sec > INT_MAX / 1000 - 1 ? INT_MAX : (int)(t->tv_sec * 1000 + (t->tv_nsec + 999999) / 1000000);
 }
 
-/* ---- poll ------------------------------------------------------------------------------------------------------------------ */
+/* ---- poll
+ * ------------------------------------------------------------------------------------------------------------------ */
 
 struct poll_call {
     struct pollfd *fds;
@@ -152,19 +154,21 @@ int itr_call___poll_chk(struct pollfd *fds, nfds_t n, int timeout, size_t size) 
     return itr_call_poll(fds, n, timeout);
 }
 
-int itr_call___ppoll_chk(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask, size_t size) {
+int itr_call___ppoll_chk(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask,
+                         size_t size) {
     if (ITR_LIKELY(itr_self == NULL) || size / sizeof *fds < n) {
         return itr_real.__ppoll_chk(fds, n, timeout, mask, size);
     }
     return itr_call_ppoll(fds, n, timeout, mask);
 }
 
-/* ---- select ---------------------------------------------------------------------------------------------------------------- */
+/* ---- select
+ * ---------------------------------------------------------------------------------------------------------------- */
 
 struct select_call {
     int n;
     fd_set *sets[3];
-    struct timeval *timeval; /* select: what is left is written back */
+    struct timeval *timeval;         /* select: what is left is written back */
     const struct timespec *timespec; /* pselect */
     const sigset_t *mask;
     bool is_pselect;
@@ -229,8 +233,8 @@ static int park_select(struct select_call *c, const char *name) {
         bool lost = false;
         if (itr_park_enter(&p)) {
             if (own >= 0) {
-                /* Our number may lie beyond the program's sets, which then are too short for the kernel to read that far:
-                 * full-size copies. */
+                /* Our number may lie beyond the program's sets, which then are too short for the kernel to read that
+                 * far: full-size copies. */
                 fd_set full[3];
                 fd_set *pass[3] = {&full[0], NULL, NULL};
                 for (int i = 0; i < 3; i++) {
@@ -316,7 +320,8 @@ int itr_call_pselect(int n, fd_set *r, fd_set *w, fd_set *e, const struct timesp
     return park_select(&c, "pselect");
 }
 
-/* ---- epoll ----------------------------------------------------------------------------------------------------------------- */
+/* ---- epoll
+ * ----------------------------------------------------------------------------------------------------------------- */
 
 struct epoll_call {
     int fd;
@@ -394,17 +399,26 @@ int itr_call_epoll_pwait(int epfd, struct epoll_event *events, int max, int time
         return itr_real.epoll_pwait(epfd, events, max, timeout, mask);
     }
     sigset_t copy;
-    struct epoll_call c = {
-        .fd = epfd, .events = events, .max = max, .timeout = timeout, .mask = without_ours(mask, &copy), .which = EPOLL_PWAIT};
+    struct epoll_call c = {.fd = epfd,
+                           .events = events,
+                           .max = max,
+                           .timeout = timeout,
+                           .mask = without_ours(mask, &copy),
+                           .which = EPOLL_PWAIT};
     return park_epoll(&c, "epoll_pwait");
 }
 
-int itr_call_epoll_pwait2(int epfd, struct epoll_event *events, int max, const struct timespec *timeout, const sigset_t *mask) {
+int itr_call_epoll_pwait2(int epfd, struct epoll_event *events, int max, const struct timespec *timeout,
+                          const sigset_t *mask) {
     if (ITR_LIKELY(itr_self == NULL)) {
         return itr_real.epoll_pwait2(epfd, events, max, timeout, mask);
     }
     sigset_t copy;
-    struct epoll_call c = {
-        .fd = epfd, .events = events, .max = max, .timespec = timeout, .mask = without_ours(mask, &copy), .which = EPOLL_PWAIT2};
+    struct epoll_call c = {.fd = epfd,
+                           .events = events,
+                           .max = max,
+                           .timespec = timeout,
+                           .mask = without_ours(mask, &copy),
+                           .which = EPOLL_PWAIT2};
     return park_epoll(&c, "epoll_pwait2");
 }

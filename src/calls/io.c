@@ -6,9 +6,9 @@
 
 #include <stdarg.h>
 
-/* An Internet connect is never issued twice: interrupted, it goes on in the background, and a second one would fail with
- * EALREADY or report the outcome of the first as an error. A resumed one waits for the socket and reads its error. Of
- * other families nothing is left when it is interrupted, so there it is issued again. */
+/* An Internet connect is never issued twice: interrupted, it goes on in the background, and a second one would fail
+ * with EALREADY or report the outcome of the first as an error. A resumed one waits for the socket and reads its error.
+ * Of other families nothing is left when it is interrupted, so there it is issued again. */
 static bool goes_on(const struct sockaddr *addr, socklen_t len) {
     return len >= sizeof addr->sa_family && (addr->sa_family == AF_INET || addr->sa_family == AF_INET6);
 }
@@ -34,11 +34,14 @@ int itr_call_connect(int fd, const struct sockaddr *addr, socklen_t len) {
     int result;
     bool issued = false;
     ITR_RUN_SIGNAL_PARK(result, ITR_CONNECT, "connect", fd,
-                        (issued ? finish_connect(fd) : (issued = goes_on(addr, len), itr_real.connect(fd, addr, len))), -1);
+                        (issued ? finish_connect(fd) : (issued = goes_on(addr, len), itr_real.connect(fd, addr, len))),
+                        -1);
     return result;
 }
 
-/* ---- open -------------------------------------------------------------------------------------------------------------------- */
+/* ---- open
+ * --------------------------------------------------------------------------------------------------------------------
+ */
 
 #ifndef __O_TMPFILE
 #define __O_TMPFILE 020000000
@@ -62,7 +65,9 @@ static bool takes_mode(int flags) { return (flags & (O_CREAT | __O_TMPFILE)) != 
     return result;
 
 int itr_call_open(const char *path, int flags, ...) { OPEN_BODY(open, "open", itr_real.open(path, flags, mode)) }
-int itr_call_open64(const char *path, int flags, ...) { OPEN_BODY(open64, "open64", itr_real.open64(path, flags, mode)) }
+int itr_call_open64(const char *path, int flags, ...) {
+    OPEN_BODY(open64, "open64", itr_real.open64(path, flags, mode))
+}
 int itr_call_openat(int dir, const char *path, int flags, ...) {
     OPEN_BODY(openat, "openat", itr_real.openat(dir, path, flags, mode))
 }
@@ -70,7 +75,8 @@ int itr_call_openat64(int dir, const char *path, int flags, ...) {
     OPEN_BODY(openat64, "openat64", itr_real.openat64(dir, path, flags, mode))
 }
 
-/* ---- fcntl: only the locks wait ---------------------------------------------------------------------------------------------- */
+/* ---- fcntl: only the locks wait
+ * ---------------------------------------------------------------------------------------------- */
 
 static bool waits(int command) { return command == F_SETLKW || command == F_OFD_SETLKW; }
 
@@ -89,7 +95,8 @@ static bool waits(int command) { return command == F_SETLKW || command == F_OFD_
 int itr_call_fcntl(int fd, int command, ...) { FCNTL_BODY(fcntl) }
 int itr_call_fcntl64(int fd, int command, ...) { FCNTL_BODY(fcntl64) }
 
-/* ---- the program closes descriptors, perhaps ours ---------------------------------------------------------------------------- */
+/* ---- the program closes descriptors, perhaps ours
+ * ---------------------------------------------------------------------------- */
 
 int itr_call_close(int fd) {
     itr_pipe_fds_going((unsigned)fd, (unsigned)fd);

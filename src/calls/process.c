@@ -23,7 +23,8 @@ int itr_call_sigwait(const sigset_t *set, int *sig) {
     if (ITR_LIKELY(itr_self == NULL)) {
         return itr_real.sigwait(&copy, sig);
     }
-    /* glibc's sigwait repeats on EINTR by itself, so a signal would not end it; sigwaitinfo does the same and says so. */
+    /* glibc's sigwait repeats on EINTR by itself, so a signal would not end it; sigwaitinfo does the same and says so.
+     */
     int saved = errno;
     int result;
     siginfo_t info;
@@ -80,7 +81,8 @@ int itr_call_sigsuspend(const sigset_t *set) {
     return result;
 }
 
-/* ---- semaphores ---------------------------------------------------------------------------------------------------- */
+/* ---- semaphores ----------------------------------------------------------------------------------------------------
+ */
 
 /* What cannot wait is never broken: a thread that is to stop must be able to let go of what it holds. */
 static bool never_waits(const struct sembuf *operations, size_t n) {

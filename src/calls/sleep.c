@@ -1,5 +1,5 @@
-/* Sleeps, and the clock that Thread.join looks at. The deadline of a sleep lies in the slot while the kernel looks at it,
- * so that a waker can move it into the past (DESIGN section 3, "deadline"). */
+/* Sleeps, and the clock that Thread.join looks at. The deadline of a sleep lies in the slot while the kernel looks at
+ * it, so that a waker can move it into the past (DESIGN section 3, "deadline"). */
 #include "calls/signal_park.h"
 
 #include "preload.h"
@@ -20,7 +20,9 @@ static struct timespec minus(struct timespec a, struct timespec b) {
     return d;
 }
 
-static bool valid(const struct timespec *t) { return t != NULL && t->tv_sec >= 0 && t->tv_nsec >= 0 && t->tv_nsec < 1000000000; }
+static bool valid(const struct timespec *t) {
+    return t != NULL && t->tv_sec >= 0 && t->tv_nsec >= 0 && t->tv_nsec < 1000000000;
+}
 
 /* Returns 0 or an error number, as clock_nanosleep does. */
 static int park_sleep(const char *name, clockid_t clock, int flags, const struct timespec *req, struct timespec *rem) {
@@ -122,7 +124,8 @@ int itr_call_clock_gettime(clockid_t clock, struct timespec *now) {
     return result;
 }
 
-/* ---- timed semaphore waits ----------------------------------------------------------------------------------------------- */
+/* ---- timed semaphore waits
+ * ----------------------------------------------------------------------------------------------- */
 
 int itr_call_sem_wait(sem_t *sem) {
     /* Untimed: whoever waits here (import lock, BufferedReader, PyMutex) does not look at the result, so it is never

@@ -1,13 +1,13 @@
 /* Injecting into a thread that runs Python code.
  *
  * From 3.12: a pending call. It runs in whichever thread comes to an eval check first. In the target it looks where it
- * stands and raises there, or declines and asks again at once for the next check; in any other thread it is dropped, and
- * the monitor asks again. The queue needs no GIL.
+ * stands and raises there, or declines and asks again at once for the next check; in any other thread it is dropped,
+ * and the monitor asks again. The queue needs no GIL.
  *
- * Up to 3.11: PyThreadState_SetAsyncExc, armed by somebody who holds the GIL and has looked: the target waits for the GIL
- * inside an eval check, and the exception fires in that very check. A native injector thread does it, apart from the
- * monitor, so that a C extension that holds the GIL stalls no wake-up. Where it stands at nothing fit (a thread that often
- * gives up the GIL in C functions is never seen at its back edges), it has to look itself: trace_look.c. */
+ * Up to 3.11: PyThreadState_SetAsyncExc, armed by somebody who holds the GIL and has looked: the target waits for the
+ * GIL inside an eval check, and the exception fires in that very check. A native injector thread does it, apart from
+ * the monitor, so that a C extension that holds the GIL stalls no wake-up. Where it stands at nothing fit (a thread
+ * that often gives up the GIL in C functions is never seen at its back edges), it has to look itself: trace_look.c. */
 #include "core.h"
 
 #include <dlfcn.h>
@@ -49,8 +49,8 @@ static void tell_redirect(struct itr_thread *t) {
 
 #if ITR_BY_PENDING_CALL
 
-/* 3.12: int (*)(PyInterpreterState *, int (*)(void *), void *, int mainthreadonly); 3.13+: the last one is flags. Private
- * but exported, so looked up by name. */
+/* 3.12: int (*)(PyInterpreterState *, int (*)(void *), void *, int mainthreadonly); 3.13+: the last one is flags.
+ * Private but exported, so looked up by name. */
 typedef int (*add_pending_call)(PyInterpreterState *, int (*)(void *), void *, int);
 static add_pending_call add_pending;
 
@@ -150,8 +150,8 @@ int itr_async_setup(void) {
 }
 
 void itr_async_try(struct itr_thread *t) {
-    /* The asker holds the GIL and would run the pending call itself at its next check: the monitor's ask, a moment later,
-     * finds the target more often. */
+    /* The asker holds the GIL and would run the pending call itself at its next check: the monitor's ask, a moment
+     * later, finds the target more often. */
     (void)t;
 }
 void itr_async_recall(struct itr_thread *t) { (void)t; }
@@ -290,7 +290,8 @@ void itr_async_try(struct itr_thread *t) {
     PyErr_Restore(type, value, traceback);
 }
 
-/* ---- the injector thread ------------------------------------------------------------------------------------------------------- */
+/* ---- the injector thread
+ * ------------------------------------------------------------------------------------------------------- */
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t wanted = PTHREAD_COND_INITIALIZER;
@@ -391,8 +392,7 @@ void itr_async_before_fork(void) {
     pthread_cond_signal(&wanted);
     pthread_mutex_unlock(&lock);
     if (join) {
-        Py_BEGIN_ALLOW_THREADS
-        pthread_join(thread, NULL);
+        Py_BEGIN_ALLOW_THREADS pthread_join(thread, NULL);
         Py_END_ALLOW_THREADS
     }
     pthread_mutex_lock(&lock);

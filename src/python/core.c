@@ -10,7 +10,8 @@
 const struct itr_stub_api *itr_api;
 static char *library_path;
 
-/* ---- finding the shim ---------------------------------------------------------------------------------------------------------- */
+/* ---- finding the shim
+ * ---------------------------------------------------------------------------------------------------------- */
 
 typedef const struct itr_stub_api *(*api_function)(void);
 
@@ -20,7 +21,8 @@ static api_function find_api(const char *own_file) {
         api_function function;
     } symbol = {dlsym(RTLD_DEFAULT, "itr_stub_api")};
     if (symbol.data == NULL) {
-        /* Not preloaded: the copy beside this module. Never a second one: dlopen of the same file gives the same copy. */
+        /* Not preloaded: the copy beside this module. Never a second one: dlopen of the same file gives the same copy.
+         */
         const char *slash = strrchr(own_file, '/');
         size_t n = slash == NULL ? 0 : (size_t)(slash - own_file) + 1;
         char *path = PyMem_RawMalloc(n + sizeof "libinterruptible.so");
@@ -56,10 +58,11 @@ static int load_api(void) {
     }
     const struct itr_stub_api *api = function();
     if (api->abi != ITR_ABI_VERSION || api->slot_size != sizeof(struct itr_slot)) {
-        PyErr_Format(PyExc_ImportError,
-                     "libinterruptible.so has ABI version %u, this _core was built for %u: preload the copy that came with "
-                     "this package, or none",
-                     (unsigned)api->abi, ITR_ABI_VERSION);
+        PyErr_Format(
+            PyExc_ImportError,
+            "libinterruptible.so has ABI version %u, this _core was built for %u: preload the copy that came with "
+            "this package, or none",
+            (unsigned)api->abi, ITR_ABI_VERSION);
         return -1;
     }
     Dl_info shim;
@@ -70,14 +73,15 @@ static int load_api(void) {
     return 0;
 }
 
-/* ---- interrupts ------------------------------------------------------------------------------------------------------------------ */
+/* ---- interrupts
+ * ------------------------------------------------------------------------------------------------------------------ */
 
 static PyObject *core_setup(PyObject *self, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"opmap", "default_exc", "protected", "stdlib", NULL};
     PyObject *opmap, *default_exc, *protected_list, *stdlib;
     (void)self;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$O!OO!U:setup", names, &PyDict_Type, &opmap, &default_exc, &PyList_Type,
-                                     &protected_list, &stdlib)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$O!OO!U:setup", names, &PyDict_Type, &opmap, &default_exc,
+                                     &PyList_Type, &protected_list, &stdlib)) {
         return NULL;
     }
     if (itr_inject_setup(opmap, protected_list, stdlib) != 0 || itr_async_setup() != 0) {
@@ -189,13 +193,16 @@ static PyObject *core_check_interrupt(PyObject *self, PyObject *unused) {
     Py_RETURN_NONE;
 }
 
-/* ---- masks --------------------------------------------------------------------------------------------------------------------------- */
+/* ---- masks
+ * ---------------------------------------------------------------------------------------------------------------------------
+ */
 
 static int level_of(PyObject *arg) {
     long level = PyLong_AsLong(arg);
     if (level != ITR_MASK_BLOCKING && level != ITR_MASK_ALL) {
         if (!PyErr_Occurred()) {
-            PyErr_Format(PyExc_ValueError, "a mask level is 1 (deliver at blocking calls) or 2 (deliver nothing), not %ld", level);
+            PyErr_Format(PyExc_ValueError,
+                         "a mask level is 1 (deliver at blocking calls) or 2 (deliver nothing), not %ld", level);
         }
         return -1;
     }
@@ -257,7 +264,7 @@ static PyObject *core_masked(PyObject *self, PyObject *unused) {
     (void)self;
     (void)unused;
     struct itr_thread *t = itr_thread_attached();
-    int level = t == NULL                           ? 0
+    int level = t == NULL                               ? 0
                 : t->user_masks[ITR_MASK_ALL] != 0      ? ITR_MASK_ALL
                 : t->user_masks[ITR_MASK_BLOCKING] != 0 ? ITR_MASK_BLOCKING
                                                         : ITR_MASK_NONE;
@@ -284,7 +291,8 @@ static PyObject *core_set_default_exception(PyObject *self, PyObject *cls) {
     Py_RETURN_NONE;
 }
 
-/* ---- redirection (asyncio) ------------------------------------------------------------------------------------------------------------- */
+/* ---- redirection (asyncio)
+ * ------------------------------------------------------------------------------------------------------------- */
 
 static PyObject *core_set_redirect(PyObject *self, PyObject *callback) {
     (void)self;
@@ -354,7 +362,9 @@ static PyObject *core_last_delivered_is(PyObject *self, PyObject *exc) {
     return PyBool_FromLong(t != NULL && t->last_exact == exc);
 }
 
-/* ---- looking ----------------------------------------------------------------------------------------------------------------------------- */
+/* ---- looking
+ * -----------------------------------------------------------------------------------------------------------------------------
+ */
 
 static PyObject *core_alive(PyObject *self, PyObject *arg) {
     (void)self;
@@ -387,8 +397,8 @@ static PyObject *core_ident_of_native(PyObject *self, PyObject *arg) {
     }
     itr_api->each_slot(match_native, &s);
 #if PY_VERSION_HEX >= 0x030B0000
-    for (PyThreadState *tstate = PyInterpreterState_ThreadHead(PyInterpreterState_Main()); tstate != NULL && s.ident == 0;
-         tstate = PyThreadState_Next(tstate)) {
+    for (PyThreadState *tstate = PyInterpreterState_ThreadHead(PyInterpreterState_Main());
+         tstate != NULL && s.ident == 0; tstate = PyThreadState_Next(tstate)) {
         if (tstate->native_thread_id == (unsigned long)s.native_id) {
             s.ident = tstate->thread_id;
         }
@@ -416,9 +426,9 @@ static PyObject *core_park_info(PyObject *self, PyObject *arg) {
     unsigned pending = atomic_load_explicit(&slot->pending, memory_order_relaxed);
     unsigned long long parks = atomic_load_explicit(&slot->parks, memory_order_relaxed);
     itr_api->unlock(slot);
-    return Py_BuildValue("{s:N,s:z,s:i,s:d,s:N,s:I,s:N,s:K}", "parked", PyBool_FromLong(parked), "call", call, "fd", fd, "since",
-                         since, "exact", PyBool_FromLong(exact != 0), "mask", mask, "pending", PyBool_FromLong(pending != 0),
-                         "parks", parks);
+    return Py_BuildValue("{s:N,s:z,s:i,s:d,s:N,s:I,s:N,s:K}", "parked", PyBool_FromLong(parked), "call", call, "fd", fd,
+                         "since", since, "exact", PyBool_FromLong(exact != 0), "mask", mask, "pending",
+                         PyBool_FromLong(pending != 0), "parks", parks);
 }
 
 static void add_ident(struct itr_slot *slot, void *list) {
@@ -444,13 +454,15 @@ static PyObject *core_status(PyObject *self, PyObject *unused) {
     (void)unused;
     return Py_BuildValue("{s:I,s:N,s:N,s:i,s:s,s:N,s:s,s:i,s:N,s:N,s:N}", "abi", (unsigned)itr_api->abi, "preloaded",
                          PyBool_FromLong(itr_api->preloaded()), "active", PyBool_FromLong(itr_api->active()), "bound",
-                         itr_api->bound(), "library", library_path, "installed",
-                         PyBool_FromLong(itr_exact_installed()), "injection", itr_async_mode(), "signal",
-                         itr_api->signal_number(), "signal_ours", PyBool_FromLong(itr_api->signal_ours()), "monitor",
-                         PyBool_FromLong(itr_api->monitor_runs()), "tls", PyBool_FromLong(itr_tls_probe()));
+                         itr_api->bound(), "library", library_path, "installed", PyBool_FromLong(itr_exact_installed()),
+                         "injection", itr_async_mode(), "signal", itr_api->signal_number(), "signal_ours",
+                         PyBool_FromLong(itr_api->signal_ours()), "monitor", PyBool_FromLong(itr_api->monitor_runs()),
+                         "tls", PyBool_FromLong(itr_tls_probe()));
 }
 
-/* ---- installing ---------------------------------------------------------------------------------------------------------------------------- */
+/* ---- installing
+ * ----------------------------------------------------------------------------------------------------------------------------
+ */
 
 static PyObject *core_install(PyObject *self, PyObject *unused) {
     (void)self;
@@ -499,15 +511,14 @@ static PyObject *core_stop(PyObject *self, PyObject *unused) {
     (void)self;
     (void)unused;
     itr_async_stop();
-    Py_BEGIN_ALLOW_THREADS
-    itr_api->monitor_stop();
-    Py_END_ALLOW_THREADS
-    itr_api->set_hooks(NULL, NULL, NULL);
+    Py_BEGIN_ALLOW_THREADS itr_api->monitor_stop();
+    Py_END_ALLOW_THREADS itr_api->set_hooks(NULL, NULL, NULL);
     itr_api->monitor_allow();
     Py_RETURN_NONE;
 }
 
-#define FUNCTION(name, flags, text) {#name, (PyCFunction)(void (*)(void))core_##name, flags, text}
+#define FUNCTION(name, flags, text)                                                                                    \
+    { #name, (PyCFunction)(void (*)(void))core_##name, flags, text }
 static PyMethodDef methods[] = {
     FUNCTION(setup, METH_VARARGS | METH_KEYWORDS, "Tell the stub what it cannot know by itself."),
     FUNCTION(protect, METH_O, "Code with these globals is not cut."),
@@ -554,7 +565,8 @@ static int register_hooks(PyObject *module) {
     PyObject *kwargs = before == NULL ? NULL : Py_BuildValue("{s:O}", "before", before);
     PyObject *none = PyTuple_New(0);
     PyObject *done = reg == NULL || kwargs == NULL || none == NULL ? NULL : PyObject_Call(reg, none, kwargs);
-    PyObject *done2 = atexit == NULL || stop == NULL || done == NULL ? NULL : PyObject_CallMethod(atexit, "register", "O", stop);
+    PyObject *done2 =
+        atexit == NULL || stop == NULL || done == NULL ? NULL : PyObject_CallMethod(atexit, "register", "O", stop);
     int result = done2 == NULL ? -1 : 0;
     Py_XDECREF(os);
     Py_XDECREF(atexit);
@@ -569,7 +581,10 @@ static int register_hooks(PyObject *module) {
 }
 
 static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, .m_name = "interruptible_threading._core", .m_size = -1, .m_methods = methods,
+    PyModuleDef_HEAD_INIT,
+    .m_name = "interruptible_threading._core",
+    .m_size = -1,
+    .m_methods = methods,
 };
 
 PyMODINIT_FUNC PyInit__core(void) {

@@ -28,23 +28,23 @@ static inline PyObject *itr_newref(PyObject *object) {
 
 extern const struct itr_stub_api *itr_api;
 
-/* ---- records (records.c) ------------------------------------------------------------------------------------------------ */
+/* ---- records (records.c)
+ * ------------------------------------------------------------------------------------------------ */
 
 enum itr_state { ITR_STATE_PENDING, ITR_STATE_DELIVERED, ITR_STATE_RETRACTED, ITR_STATE_DISCARDED };
 
 /* One interrupt. Several handles may share it: equal `exc` coalesces (S3). */
 typedef struct {
-    PyObject_HEAD
-    unsigned long long id;
-    PyObject *exc;      /* a class or an instance */
+    PyObject_HEAD unsigned long long id;
+    PyObject *exc; /* a class or an instance */
     PyObject *reason;
     unsigned long source;
     PyObject *instance; /* what was raised */
     enum itr_state state;
     itr_ref target;
-    int holders;        /* handles that have not cancelled */
-    PyObject *waiters;  /* list of held locks, one per wait() */
-    PyObject *thread;   /* the unstarted Thread it waits for, or NULL */
+    int holders;       /* handles that have not cancelled */
+    PyObject *waiters; /* list of held locks, one per wait() */
+    PyObject *thread;  /* the unstarted Thread it waits for, or NULL */
 } itr_record;
 
 /* A Python thread. Belongs to a slot for ever and is handed on from life to life, so that the monitor, which has no
@@ -54,25 +54,25 @@ struct itr_thread {
     itr_ref ref;
     unsigned long ident;
     PyThreadState *tstate;
-    PyObject *queue;                /* list of itr_record: pending, oldest first */
-    PyObject *redirect;             /* set_redirect() */
-    _Atomic int redirected;         /* ... for the monitor */
-    bool ended;                     /* its function has returned: nothing is accepted any more */
-    itr_record *last;               /* last one delivered in this thread */
-    PyObject *last_exact;           /* instance last raised from an exact call, borrowed identity only */
+    PyObject *queue;        /* list of itr_record: pending, oldest first */
+    PyObject *redirect;     /* set_redirect() */
+    _Atomic int redirected; /* ... for the monitor */
+    bool ended;             /* its function has returned: nothing is accepted any more */
+    itr_record *last;       /* last one delivered in this thread */
+    PyObject *last_exact;   /* instance last raised from an exact call, borrowed identity only */
     uint32_t user_masks[3];
     /* injection */
     _Atomic int asked;              /* a pending call of ours is queued */
     _Atomic int64_t calls_since_ns; /* seen at nothing but calls since; 0: not */
     itr_record *armed;              /* up to 3.11: given to CPython, not raised yet */
     PyObject *armed_type;
-    const void *noted_frame;        /* up to 3.11: where the last exact call was left; its result may still be there */
+    const void *noted_frame; /* up to 3.11: where the last exact call was left; its result may still be there */
     int noted_lasti;
-    bool noted_gone;                /* that frame is not on the stack (set by a look) */
-    int trace_events;               /* lines that were looked at, and were not fit */
-    uint64_t exact_count;           /* exact calls left so far */
-    uint64_t calls_count;           /* ... when calls_since_ns was set */
-    const void *declined_frame;     /* the last unfit position, so that a look at the same place is cheap */
+    bool noted_gone;            /* that frame is not on the stack (set by a look) */
+    int trace_events;           /* lines that were looked at, and were not fit */
+    uint64_t exact_count;       /* exact calls left so far */
+    uint64_t calls_count;       /* ... when calls_since_ns was set */
+    const void *declined_frame; /* the last unfit position, so that a look at the same place is cheap */
     int declined_lasti;
     int declined_times;
 };
@@ -116,7 +116,8 @@ int itr_prestart_pending(PyObject *thread);
 /* The thread's runner has begun (t) or ended (NULL): from here on prestart() records in its own queue. */
 int itr_prestart_begun(PyObject *thread, const struct itr_thread *t);
 
-/* ---- positions (inject.c) ----------------------------------------------------------------------------------------------- */
+/* ---- positions (inject.c)
+ * ----------------------------------------------------------------------------------------------- */
 
 int itr_inject_setup(PyObject *opmap, PyObject *protected_list, PyObject *stdlib);
 int itr_inject_protect(PyObject *globals);
@@ -134,7 +135,8 @@ bool itr_inject_probe(void);
 void itr_note_exact(struct itr_thread *t);
 const void *itr_frame_now(PyThreadState *tstate);
 
-/* ---- asking (asyncexc.c) ------------------------------------------------------------------------------------------------- */
+/* ---- asking (asyncexc.c)
+ * ------------------------------------------------------------------------------------------------- */
 
 int itr_async_setup(void);
 const char *itr_async_mode(void);
@@ -149,13 +151,16 @@ void itr_async_settle(struct itr_thread *t);
 void itr_async_before_fork(void);
 void itr_async_stop(void);
 
-/* ---- stepping (trace_look.c), up to 3.11 ------------------------------------------------------------------------------------ */
+/* ---- stepping (trace_look.c), up to 3.11
+ * ------------------------------------------------------------------------------------ */
 
-/* Have the thread itself look at every line it comes to, and raise at the first that is fit. False: somebody traces it. */
+/* Have the thread itself look at every line it comes to, and raise at the first that is fit. False: somebody traces it.
+ */
 bool itr_trace_start(struct itr_thread *t, PyThreadState *tstate);
 void itr_trace_stop(PyThreadState *tstate);
 
-/* ---- exact calls (exact_table.c, exact_calls.c) ------------------------------------------------------------------------- */
+/* ---- exact calls (exact_table.c, exact_calls.c)
+ * ------------------------------------------------------------------------- */
 
 int itr_exact_install(void);
 void itr_exact_uninstall(void);
@@ -164,7 +169,8 @@ PyObject *itr_exact_rows(void);
 PyObject *itr_exact_builtins(void);
 bool itr_row_is_suspended(const struct itr_slot *slot); /* the shim's hook: no GIL */
 
-/* ---- threads' functions (runner.c) ---------------------------------------------------------------------------------------- */
+/* ---- threads' functions (runner.c)
+ * ---------------------------------------------------------------------------------------- */
 
 PyObject *itr_runner_new(PyObject *function);
 

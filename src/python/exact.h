@@ -23,11 +23,11 @@ struct itr_row {
     const char *module, *type, *method;
     enum itr_exact_kind kind;
     uint32_t classes;
-    int convention;        /* METH_*, as the interpreter at hand has it */
-    PyMethodDef *def;      /* NULL: not swapped */
+    int convention;   /* METH_*, as the interpreter at hand has it */
+    PyMethodDef *def; /* NULL: not swapped */
     PyCFunction original;
-    PyObject *builtin;     /* a module's function: its hash changes with the swap */
-    const char *trouble;   /* why it is not swapped */
+    PyObject *builtin;       /* a module's function: its hash changes with the swap */
+    const char *trouble;     /* why it is not swapped */
     struct itr_row *acquire; /* ENTER: the row that takes arguments */
 };
 
@@ -55,7 +55,8 @@ PyObject *itr_dispatch_lock(const struct itr_call *c, struct itr_thread *t);
 PyObject *itr_dispatch_queue(const struct itr_call *c, struct itr_thread *t);
 PyObject *itr_dispatch_join(const struct itr_call *c, struct itr_thread *t);
 
-/* ---- entering and leaving --------------------------------------------------------------------------------------------------- */
+/* ---- entering and leaving
+ * --------------------------------------------------------------------------------------------------- */
 
 struct itr_exact {
     uint32_t exact, broken;

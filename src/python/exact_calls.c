@@ -1,8 +1,8 @@
 /* What a wrapper does around one of CPython's own blocking functions.
  *
- * A wrapper holds the GIL on both sides, so whatever false result the broken park made CPython's C code return is thrown
- * away here, before the eval loop or a `with` sees it, and the interrupt is raised from the call itself. A call that has
- * completed keeps its result, and the interrupt stays pending (DESIGN 4.5). */
+ * A wrapper holds the GIL on both sides, so whatever false result the broken park made CPython's C code return is
+ * thrown away here, before the eval loop or a `with` sees it, and the interrupt is raised from the call itself. A call
+ * that has completed keeps its result, and the interrupt stays pending (DESIGN 4.5). */
 #include "exact.h"
 
 #include "tls_socket.h"
@@ -10,7 +10,8 @@
 #include <errno.h>
 
 bool itr_row_is_suspended(const struct itr_slot *slot) {
-    /* Python code inside the call (__del__, GC, a callback) has a frame of its own. The thread's own state: no GIL needed. */
+    /* Python code inside the call (__del__, GC, a callback) has a frame of its own. The thread's own state: no GIL
+     * needed. */
     return slot->tstate != NULL && itr_frame_now((PyThreadState *)(uintptr_t)slot->tstate) != slot->frame;
 }
 
@@ -47,8 +48,8 @@ uint32_t itr_exact_leave(struct itr_thread *t, const struct itr_exact *outer) {
     slot->on_break_arg = outer->on_break_arg;
     slot->fake_clock = false;
     itr_note_exact(t);
-    /* Leaving a "do not inject" state: store it, then load `pending` (DESIGN section 3). Whoever recorded before the store
-     * may have looked at the old state and done nothing. */
+    /* Leaving a "do not inject" state: store it, then load `pending` (DESIGN section 3). Whoever recorded before the
+     * store may have looked at the old state and done nothing. */
     atomic_store_explicit(&slot->exact, outer->exact, memory_order_seq_cst);
     if (broken == 0 && atomic_load_explicit(&slot->pending, memory_order_seq_cst) != 0) {
         itr_api->kick(t->ref);
@@ -65,7 +66,8 @@ bool itr_deliver_here(struct itr_thread *t) {
     return itr_raise_next(t);
 }
 
-/* ---- results of broken calls ------------------------------------------------------------------------------------------------- */
+/* ---- results of broken calls
+ * ------------------------------------------------------------------------------------------------- */
 
 /* The error that a broken park makes CPython raise. Anything else is the call's own and stays. */
 static bool is_our_error(void) {
@@ -117,7 +119,8 @@ static bool is_false_result(enum itr_exact_kind kind, PyObject *result) {
     }
 }
 
-/* ---- the common way ------------------------------------------------------------------------------------------------------------- */
+/* ---- the common way
+ * ------------------------------------------------------------------------------------------------------------- */
 
 static PyObject *run(const struct itr_call *c, struct itr_thread *t) {
     struct itr_exact outer;
@@ -186,14 +189,26 @@ static PyObject *start(const struct itr_call *c) {
 }
 
 /* A vfork child runs on its parent's TLS, and a forked one is a copy of it: nothing is broken in these. The row names no
- * classes, so every call inside passes through. */
+ * classes, so every call inside passes through. Nor may anything be raised in Python code that runs inside: what fork()'s
+ * hooks raise is printed and ignored, and logging's lock, which one of them takes, is then released without being held. */
 static PyObject *effect(const struct itr_call *c, struct itr_thread *t) {
     struct itr_exact outer;
-    itr_async_recall(t); /* behind it, it would lose the result */
+    itr_async_recall(t); /* behind the call, it would lose the result */
+    itr_api->mask_push(t->slot, ITR_MASK_ALL);
     itr_exact_enter(t, c->row, &outer);
     PyObject *result = itr_call_original(c);
+    itr_api->mask_pop(t->slot, ITR_MASK_ALL);
     itr_exact_leave(t, &outer);
     return result;
+}
+
+/* open(fd) opens nothing: who calls it counts on the descriptor's having an owner from here on. */
+static bool wraps_descriptor(const struct itr_call *c) {
+    if ((c->row->classes & ITR_OPEN) == 0) {
+        return false;
+    }
+    PyObject *file = itr_argument(c, 0, "file");
+    return file != NULL && PyLong_Check(file);
 }
 
 PyObject *itr_dispatch(const struct itr_call *c) {
@@ -216,7 +231,7 @@ PyObject *itr_dispatch(const struct itr_call *c) {
     default:
         break;
     }
-    if (c->row->kind == ITR_KIND_EFFECT) {
+    if (c->row->kind == ITR_KIND_EFFECT || wraps_descriptor(c)) {
         return effect(c, t);
     }
     if ((itr_thread_pending(t) || t->armed != NULL) && itr_deliver_here(t)) {

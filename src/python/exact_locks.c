@@ -34,7 +34,9 @@ static bool parse(const struct itr_call *c, const char *first, struct bounds *b)
         return false;
     }
     if (blocking != NULL) {
-        int truth = PyBool_Check(blocking) ? blocking == Py_True : PyLong_Check(blocking) ? PyObject_IsTrue(blocking) : -1;
+        int truth = PyBool_Check(blocking)   ? blocking == Py_True
+                    : PyLong_Check(blocking) ? PyObject_IsTrue(blocking)
+                                             : -1;
         if (truth != 1) {
             return false;
         }
@@ -87,7 +89,8 @@ static PyObject *try_at_once(const struct itr_call *c, struct itr_row *row) {
 PyObject *itr_dispatch_lock(const struct itr_call *c, struct itr_thread *t) {
     struct itr_row *row = c->row->acquire;
     struct bounds b = {true, false, 0};
-    if (c->row->kind == ITR_KIND_LOCK && !parse(c, "blocking", &b) && !(c->row->module[1] == 'm' && parse(c, "block", &b))) {
+    if (c->row->kind == ITR_KIND_LOCK && !parse(c, "blocking", &b) &&
+        !(c->row->module[1] == 'm' && parse(c, "block", &b))) {
         return itr_call_original(c);
     }
     if ((itr_thread_pending(t) || t->armed != NULL) && itr_deliver_here(t)) {

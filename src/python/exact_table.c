@@ -1,8 +1,8 @@
 /* The rows, their thunks, and the swap of ml_meth.
  *
  * CPython calls a builtin through the ml_meth of its PyMethodDef, loaded at every call: references captured before the
- * swap, bound methods, subclasses and specialised bytecode all go through the wrapper (cpython_blocking, section 6). The
- * calling convention stays what it was, so each row has a thunk per convention. */
+ * swap, bound methods, subclasses and specialised bytecode all go through the wrapper (cpython_blocking, section 6).
+ * The calling convention stays what it was, so each row has a thunk per convention. */
 #include "exact.h"
 
 #include <string.h>
@@ -23,31 +23,27 @@ static struct itr_row rows[N_ROWS] = {
 
 static bool installed;
 
-/* ---- thunks ------------------------------------------------------------------------------------------------------------------ */
+/* ---- thunks
+ * ------------------------------------------------------------------------------------------------------------------ */
 
 #define ITR_EXACT(id, module, type, method, kind, classes)                                                             \
     static PyObject *varargs_##id(PyObject *self, PyObject *args) {                                                    \
         return itr_dispatch(&(struct itr_call){.row = &rows[ROW_##id], .self = self, .args = args});                   \
     }                                                                                                                  \
     static PyObject *keywords_##id(PyObject *self, PyObject *args, PyObject *kwargs) {                                 \
-        return itr_dispatch(                                                                                           \
-            &(struct itr_call){.row = &rows[ROW_##id], .self = self, .args = args, .kwargs = kwargs});                 \
+        return itr_dispatch(&(struct itr_call){.row = &rows[ROW_##id], .self = self, .args = args, .kwargs = kwargs}); \
     }                                                                                                                  \
     static PyObject *fast_##id(PyObject *self, PyObject *const *vector, Py_ssize_t n) {                                \
         return itr_dispatch(&(struct itr_call){.row = &rows[ROW_##id], .self = self, .vector = vector, .n = n});       \
     }                                                                                                                  \
     static PyObject *fast_keywords_##id(PyObject *self, PyObject *const *vector, Py_ssize_t n, PyObject *names) {      \
-        return itr_dispatch(&(struct itr_call){                                                                        \
-            .row = &rows[ROW_##id], .self = self, .vector = vector, .n = n, .names = names});                          \
+        return itr_dispatch(                                                                                           \
+            &(struct itr_call){.row = &rows[ROW_##id], .self = self, .vector = vector, .n = n, .names = names});       \
     }                                                                                                                  \
     static PyObject *method_##id(PyObject *self, PyTypeObject *defining, PyObject *const *vector, Py_ssize_t n,        \
                                  PyObject *names) {                                                                    \
-        return itr_dispatch(&(struct itr_call){.row = &rows[ROW_##id],                                                 \
-                                               .self = self,                                                           \
-                                               .defining = defining,                                                   \
-                                               .vector = vector,                                                       \
-                                               .n = n,                                                                 \
-                                               .names = names});                                                       \
+        return itr_dispatch(&(struct itr_call){                                                                        \
+            .row = &rows[ROW_##id], .self = self, .defining = defining, .vector = vector, .n = n, .names = names});    \
     }
 #include "exact_calls.def"
 #undef ITR_EXACT
@@ -82,7 +78,8 @@ static any_function thunk_for(int id, int convention) {
     }
 }
 
-/* ---- calling the original ---------------------------------------------------------------------------------------------------- */
+/* ---- calling the original
+ * ---------------------------------------------------------------------------------------------------- */
 
 typedef PyObject *(*fast_function)(PyObject *, PyObject *const *, Py_ssize_t);
 typedef PyObject *(*fast_keywords_function)(PyObject *, PyObject *const *, Py_ssize_t, PyObject *);
@@ -162,9 +159,11 @@ PyObject *itr_argument(const struct itr_call *c, Py_ssize_t at, const char *name
     return convention == METH_O && at == 0 ? c->args : NULL;
 }
 
-/* ---- finding and swapping ---------------------------------------------------------------------------------------------------- */
+/* ---- finding and swapping
+ * ---------------------------------------------------------------------------------------------------- */
 
-/* The object whose dict holds the row's function (new reference); NULL without an exception: this interpreter lacks it. */
+/* The object whose dict holds the row's function (new reference); NULL without an exception: this interpreter lacks it.
+ */
 static PyObject *holder_of(const struct itr_row *row) {
     PyObject *module = PyImport_ImportModule(row->module);
     PyObject *holder = NULL;
@@ -223,7 +222,8 @@ int itr_exact_install(void) {
         if (row->def == NULL) {
             continue;
         }
-        row->convention = row->def->ml_flags & (METH_VARARGS | METH_KEYWORDS | METH_FASTCALL | METH_METHOD | METH_NOARGS | METH_O);
+        row->convention =
+            row->def->ml_flags & (METH_VARARGS | METH_KEYWORDS | METH_FASTCALL | METH_METHOD | METH_NOARGS | METH_O);
         any_function thunk = thunk_for(i, row->convention);
         bool twin = false; /* another row has swapped this very definition (an alias) */
         for (int j = 0; j < i; j++) {
@@ -275,8 +275,10 @@ PyObject *itr_exact_rows(void) {
         const struct itr_row *row = &rows[i];
         const char *type = row->type[0] == '=' ? row->type + 1 : row->type;
         const char *state = row->def != NULL ? "swapped" : row->trouble != NULL ? row->trouble : "not installed";
-        PyObject *pair = type[0] == '\0' ? Py_BuildValue("(Ns)", PyUnicode_FromFormat("%s.%s", row->module, row->method), state)
-                                         : Py_BuildValue("(Ns)", PyUnicode_FromFormat("%s.%s.%s", row->module, type, row->method), state);
+        PyObject *pair =
+            type[0] == '\0'
+                ? Py_BuildValue("(Ns)", PyUnicode_FromFormat("%s.%s", row->module, row->method), state)
+                : Py_BuildValue("(Ns)", PyUnicode_FromFormat("%s.%s.%s", row->module, type, row->method), state);
         if (pair == NULL || PyList_Append(list, pair) != 0) {
             Py_CLEAR(list);
         }

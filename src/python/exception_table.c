@@ -1,9 +1,10 @@
 /* Repairs exception tables (3.11+).
  *
- * The compiler leaves some back edges out of the table though the loop they close is in it (CPython issues 108214, 130279,
- * 148278): an exception raised in the edge's own check then escapes the `try` around the loop. The table is read and
- * written here as Objects/exception_handling_notes.txt describes it: per entry start, size, target and depth<<1|lasti,
- * each in 6-bit digits, most significant first, 0x40 on all but the last digit and 0x80 on the first byte of an entry. */
+ * The compiler leaves some back edges out of the table though the loop they close is in it (CPython issues 108214,
+ * 130279, 148278): an exception raised in the edge's own check then escapes the `try` around the loop. The table is
+ * read and written here as Objects/exception_handling_notes.txt describes it: per entry start, size, target and
+ * depth<<1|lasti, each in 6-bit digits, most significant first, 0x40 on all but the last digit and 0x80 on the first
+ * byte of an entry. */
 #include "exception_table.h"
 
 #if PY_VERSION_HEX >= 0x030B0000
@@ -131,7 +132,8 @@ static void insert(struct table *table, int unit, struct entry handler) {
     table->n += n - replaced;
 }
 
-/* hash(code) covers the table, and code objects are dict keys in tools: the new bytes carry the old one's cached hash. */
+/* hash(code) covers the table, and code objects are dict keys in tools: the new bytes carry the old one's cached hash.
+ */
 static void keep_hash(PyObject *from, PyObject *to) {
     Py_hash_t hash = PyObject_Hash(from);
 #if defined(__GNUC__)
@@ -170,9 +172,9 @@ int itr_repair_table(PyCodeObject *code, PyObject *bytes, int lasti, int arg) {
     const struct entry *loop = target >= 0 ? entry_at(&table, target) : NULL;
     int result = 0;
 #if PY_VERSION_HEX < 0x030D0000
-    /* Up to 3.12 the edge jumps before it checks, and the handler is looked up at the instruction in front of the target.
-     * Where a handler ends and jumps to the code behind its `try`, that is the last one of the `try`: an exception would be
-     * caught by the very handler that has just ended. The next check is as near. */
+    /* Up to 3.12 the edge jumps before it checks, and the handler is looked up at the instruction in front of the
+     * target. Where a handler ends and jumps to the code behind its `try`, that is the last one of the `try`: an
+     * exception would be caught by the very handler that has just ended. The next check is as near. */
     const struct entry *proper = edge != NULL ? edge : loop;
     const struct entry *found = target > 0 ? entry_at(&table, target - 1) : NULL;
     if (found != NULL && (proper == NULL || (found->target != proper->target && !encloses(&table, found, proper)))) {

@@ -1,7 +1,7 @@
 /* Choosing the instruction (DESIGN 4.2, 4.3, 4.6; evidence in delivery_experiments.md).
  *
- * Fit are back edges and function entries: nothing but loop iterators and arguments is on the value stack there. Behind a
- * call its result is on the stack, and an exception would lose it. */
+ * Fit are back edges and function entries: nothing but loop iterators and arguments is on the value stack there. Behind
+ * a call its result is on the stack, and an exception would lose it. */
 #include "core.h"
 #include "exception_table.h"
 
@@ -13,7 +13,7 @@ static int back_edges[16];
 static int n_back_edges;
 static bool jumps_are_absolute; /* up to 3.10: a back edge is known by its target */
 static int op_extended_arg = -1;
-static bool is_store[256];      /* opcodes that take a value off the stack for good */
+static bool is_store[256]; /* opcodes that take a value off the stack for good */
 static bool is_call[256];
 
 static PyObject *protected_globals; /* {id(dict): dict}: code that must not be cut */
@@ -46,15 +46,12 @@ static PyObject *code_of_method(PyObject *module, const char *type, const char *
 }
 
 int itr_inject_setup(PyObject *opmap, PyObject *protected_list, PyObject *stdlib) {
-    static const char *const edges[] = {"JUMP_BACKWARD",
-                                        "POP_JUMP_BACKWARD_IF_TRUE",
-                                        "POP_JUMP_BACKWARD_IF_FALSE",
-                                        "POP_JUMP_BACKWARD_IF_NONE",
-                                        "POP_JUMP_BACKWARD_IF_NOT_NONE"};
+    static const char *const edges[] = {"JUMP_BACKWARD", "POP_JUMP_BACKWARD_IF_TRUE", "POP_JUMP_BACKWARD_IF_FALSE",
+                                        "POP_JUMP_BACKWARD_IF_NONE", "POP_JUMP_BACKWARD_IF_NOT_NONE"};
     static const char *const absolute[] = {"JUMP_ABSOLUTE", "POP_JUMP_IF_TRUE", "POP_JUMP_IF_FALSE"};
-    static const char *const stores[] = {"STORE_FAST",   "STORE_NAME",   "STORE_GLOBAL", "STORE_DEREF",
-                                         "STORE_ATTR",   "STORE_SUBSCR", "POP_TOP",      "STORE_SLICE",
-                                         "UNPACK_SEQUENCE", "STORE_FAST_STORE_FAST", "STORE_FAST_LOAD_FAST"};
+    static const char *const stores[] = {
+        "STORE_FAST", "STORE_NAME",  "STORE_GLOBAL",    "STORE_DEREF",           "STORE_ATTR",          "STORE_SUBSCR",
+        "POP_TOP",    "STORE_SLICE", "UNPACK_SEQUENCE", "STORE_FAST_STORE_FAST", "STORE_FAST_LOAD_FAST"};
     n_back_edges = 0;
     for (size_t i = 0; i < sizeof edges / sizeof *edges; i++) {
         int op = number(opmap, edges[i]);
@@ -117,7 +114,8 @@ int itr_inject_setup(PyObject *opmap, PyObject *protected_list, PyObject *stdlib
     return PyErr_Occurred() ? -1 : 0;
 }
 
-/* ---- frames ------------------------------------------------------------------------------------------------------------------ */
+/* ---- frames
+ * ------------------------------------------------------------------------------------------------------------------ */
 
 const void *itr_frame_now(PyThreadState *tstate) {
 #if PY_VERSION_HEX >= 0x030D0000
@@ -155,8 +153,7 @@ struct frame_3_11 {
     const void *prev_instr;
 };
 struct frame_object_3_11 {
-    PyObject_HEAD
-    void *f_back;
+    PyObject_HEAD void *f_back;
     const struct frame_3_11 *f_frame;
 };
 static const void *raw_of(PyFrameObject *frame) { return ((const struct frame_object_3_11 *)(void *)frame)->f_frame; }
@@ -188,7 +185,9 @@ static bool is_protected(PyFrameObject *frame) {
     return found;
 }
 
-static bool named(PyCodeObject *code, const char *name) { return PyUnicode_CompareWithASCIIString(code->co_name, name) == 0; }
+static bool named(PyCodeObject *code, const char *name) {
+    return PyUnicode_CompareWithASCIIString(code->co_name, name) == 0;
+}
 
 /* Standard library code that is not one of the protected modules: whose callee it is decides. */
 static bool is_library(PyCodeObject *code) {
@@ -266,8 +265,8 @@ static bool is_back_edge(const unsigned char *bytes, Py_ssize_t n, int at, int *
     return false;
 }
 
-/* Is anything on this frame's stack that a call has given? True when it has called something since it last took a value off
- * its stack for good; too often, which only defers. */
+/* Is anything on this frame's stack that a call has given? True when it has called something since it last took a value
+ * off its stack for good; too often, which only defers. */
 static bool holds_result(PyFrameObject *frame) {
     PyCodeObject *code = PyFrame_GetCode(frame);
     PyObject *bytes = bytes_of(code);
@@ -333,8 +332,8 @@ enum itr_fit itr_fit_position(struct itr_thread *t, PyThreadState *tstate) {
         fit = ITR_UNFIT;
     }
 #if PY_VERSION_HEX >= 0x030B0000
-    /* A back edge outside the exception table whose target is in it: the source's `try` would not catch (whole classes of
-     * loops on 3.11-3.14). Declining would hang: it may be the loop's only check. */
+    /* A back edge outside the exception table whose target is in it: the source's `try` would not catch (whole classes
+     * of loops on 3.11-3.14). Declining would hang: it may be the loop's only check. */
     if (fit == ITR_FIT && edge && itr_repair_table(code, bytes, lasti, arg) != 0) {
         PyErr_Clear();
         fit = ITR_UNFIT;
@@ -402,7 +401,8 @@ void itr_note_exact(struct itr_thread *t) {
     t->noted_frame = itr_frame_now(t->tstate);
 #if PY_VERSION_HEX >= 0x030B0000
     const struct frame_3_11 *raw = t->noted_frame;
-    t->noted_lasti = raw == NULL ? -1 : (int)((const char *)raw->prev_instr - (const char *)raw->f_code->co_code_adaptive);
+    t->noted_lasti =
+        raw == NULL ? -1 : (int)((const char *)raw->prev_instr - (const char *)raw->f_code->co_code_adaptive);
 #else
     t->noted_lasti = t->tstate->frame == NULL ? -1 : lasti_of(t->tstate->frame);
 #endif
@@ -411,7 +411,8 @@ void itr_note_exact(struct itr_thread *t) {
 #endif
 }
 
-/* ---- exact calls: where they must not raise ---------------------------------------------------------------------------------- */
+/* ---- exact calls: where they must not raise
+ * ---------------------------------------------------------------------------------- */
 
 /* Calls in the library's own code that it cannot do without, by the function that makes them:
  * - _acquire_restore: Condition; the enclosing `with` releases the lock whatever happens.
@@ -419,8 +420,8 @@ void itr_note_exact(struct itr_thread *t) {
  * - what gives back or tells others: a permit that Semaphore.__exit__ did not give back is lost for ever, a queue whose
  *   task_done() was broken can never be joined. Their mutexes are held for a moment only. */
 static bool must_finish(PyFrameObject *frame, PyCodeObject *code) {
-    static const char *const names[] = {"_acquire_restore", "_execute_child", "release",    "task_done",
-                                        "set",              "set_result",     "set_exception"};
+    static const char *const names[] = {"_acquire_restore", "_execute_child", "release", "task_done", "set",
+                                        "set_result",       "set_exception"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         if (named(code, names[i])) {
             return is_protected(frame);
@@ -439,7 +440,8 @@ bool itr_may_raise_here(void) {
         if (top && must_finish(frame, code)) {
             ok = false;
         } else if ((PyObject *)code == code_bootstrap) {
-            /* threading's own bookkeeping around run(): nobody could catch it, and the thread would not be accounted for. */
+            /* threading's own bookkeeping around run(): nobody could catch it, and the thread would not be accounted
+             * for. */
             if (above == NULL) {
                 ok = false;
             } else {

@@ -1,5 +1,5 @@
-/* Interrupt records, the handles on them, and the queue of each thread. The GIL serialises all of it; what other threads
- * may look at without the GIL is the slot's `pending` word. */
+/* Interrupt records, the handles on them, and the queue of each thread. The GIL serialises all of it; what other
+ * threads may look at without the GIL is the slot's `pending` word. */
 #include "core.h"
 
 #include <structmember.h>
@@ -16,7 +16,8 @@ static PyObject *allocate_lock(void) {
     return lock;
 }
 
-/* ---- records ------------------------------------------------------------------------------------------------------------- */
+/* ---- records
+ * ------------------------------------------------------------------------------------------------------------- */
 
 itr_record *itr_record_new(PyObject *exc, PyObject *reason) {
     itr_record *r = PyObject_New(itr_record, &itr_record_type);
@@ -135,7 +136,8 @@ PyObject *itr_interrupt_thread(struct itr_thread *t, PyObject *exc, PyObject *re
     return handle;
 }
 
-/* ---- taking and raising --------------------------------------------------------------------------------------------------- */
+/* ---- taking and raising
+ * --------------------------------------------------------------------------------------------------- */
 
 static void set_attribute(PyObject *instance, const char *name, PyObject *value) {
     if (value == NULL || PyObject_SetAttrString(instance, name, value) != 0) {
@@ -152,7 +154,8 @@ static PyObject *instance_of(itr_record *record) {
     } else {
         instance = PyObject_CallObject(record->exc, NULL);
         if (instance != NULL && !PyExceptionInstance_Check(instance)) {
-            PyErr_Format(PyExc_TypeError, "calling %R should have returned an exception, not %R", record->exc, instance);
+            PyErr_Format(PyExc_TypeError, "calling %R should have returned an exception, not %R", record->exc,
+                         instance);
             Py_CLEAR(instance);
         }
     }
@@ -236,7 +239,8 @@ void itr_thread_end(struct itr_thread *t) {
     atomic_store_explicit(&t->redirected, 0, memory_order_release);
 }
 
-/* ---- unstarted threads ------------------------------------------------------------------------------------------------------ */
+/* ---- unstarted threads
+ * ------------------------------------------------------------------------------------------------------ */
 
 int itr_prestart_begun(PyObject *thread, const struct itr_thread *t) {
     PyObject *key = PyLong_FromVoidPtr(thread);
@@ -325,11 +329,11 @@ int itr_prestart_pending(PyObject *thread) {
     return key == NULL ? -1 : answer;
 }
 
-/* ---- handles ------------------------------------------------------------------------------------------------------------------ */
+/* ---- handles
+ * ------------------------------------------------------------------------------------------------------------------ */
 
 typedef struct {
-    PyObject_HEAD
-    itr_record *record;
+    PyObject_HEAD itr_record *record;
     bool cancelled;
 } itr_handle;
 
@@ -449,8 +453,8 @@ static double seconds_now(void) {
     return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
-/* One wait of at most `timeout` (None: for ever) until the record is resolved, or armed: 1, 0 when the time is up, -1. The
- * lock's own acquire validates the time-out, gives up the GIL, and is interruptible. */
+/* One wait of at most `timeout` (None: for ever) until the record is resolved, or armed: 1, 0 when the time is up, -1.
+ * The lock's own acquire validates the time-out, gives up the GIL, and is interruptible. */
 static int wait_once(itr_record *record, PyObject *timeout, bool armed) {
     PyObject *lock = allocate_lock();
     PyObject *held = lock == NULL ? NULL : PyObject_CallMethod(lock, "acquire", NULL);
@@ -543,13 +547,15 @@ static PyObject *handle_explain(PyObject *self, PyObject *unused) {
     }
     const char *call = atomic_load_explicit(&slot->call, memory_order_relaxed);
     int fd = atomic_load_explicit(&slot->fd, memory_order_relaxed);
-    const char *how = atomic_load_explicit(&slot->exact, memory_order_relaxed) != 0 ? "called by CPython" : "called by a C library";
+    const char *how =
+        atomic_load_explicit(&slot->exact, memory_order_relaxed) != 0 ? "called by CPython" : "called by a C library";
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     long ms = (long)(((int64_t)now.tv_sec * 1000000000 + now.tv_nsec -
-                      atomic_load_explicit(&slot->since_ns, memory_order_relaxed)) / 1000000);
-    return PyUnicode_FromFormat("interrupt %llu is pending: thread %lu is parked in %s(fd %d), %s, for %ld ms%s", record->id,
-                                t->ident, call, fd, how, ms, mask);
+                      atomic_load_explicit(&slot->since_ns, memory_order_relaxed)) /
+                     1000000);
+    return PyUnicode_FromFormat("interrupt %llu is pending: thread %lu is parked in %s(fd %d), %s, for %ld ms%s",
+                                record->id, t->ident, call, fd, how, ms, mask);
 }
 
 static PyObject *handle_get(PyObject *self, void *which) {
@@ -570,10 +576,10 @@ static PyObject *handle_get(PyObject *self, void *which) {
 
 static PyObject *handle_repr(PyObject *self) {
     PyObject *state = handle_state(self, NULL);
-    PyObject *text = state == NULL ? NULL
-                                   : PyUnicode_FromFormat("<InterruptHandle %llu %U exc=%R>",
-                                                          ((itr_handle *)self)->record->id, state,
-                                                          ((itr_handle *)self)->record->exc);
+    PyObject *text = state == NULL
+                         ? NULL
+                         : PyUnicode_FromFormat("<InterruptHandle %llu %U exc=%R>", ((itr_handle *)self)->record->id,
+                                                state, ((itr_handle *)self)->record->exc);
     Py_XDECREF(state);
     return text;
 }
@@ -589,10 +595,13 @@ static PyGetSetDef handle_getset[] = {
 
 static PyMethodDef handle_methods[] = {
     {"wait", (PyCFunction)(void (*)(void))handle_wait, METH_VARARGS | METH_KEYWORDS,
-     "wait(timeout=None)\n--\n\nWait until it is delivered, retracted or discarded. False when `timeout` seconds pass first."},
+     "wait(timeout=None)\n--\n\nWait until it is delivered, retracted or discarded. False when `timeout` seconds pass "
+     "first."},
     {"cancel", handle_cancel, METH_NOARGS,
-     "cancel()\n--\n\nTake the interrupt back. True when this took it back; False: too late, or other handles still want it."},
-    {"explain", handle_explain, METH_NOARGS, "explain()\n--\n\nWhere the thread is and why the interrupt is not delivered yet."},
+     "cancel()\n--\n\nTake the interrupt back. True when this took it back; False: too late, or other handles still "
+     "want it."},
+    {"explain", handle_explain, METH_NOARGS,
+     "explain()\n--\n\nWhere the thread is and why the interrupt is not delivered yet."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -1,10 +1,10 @@
-/* The function a Python thread starts with, wrapped: it attaches the thread before any of its code runs, raises what was
- * recorded before the start in place of run(), and discards what is still pending when the function has returned. */
+/* The function a Python thread starts with, wrapped: it attaches the thread before any of its code runs, raises what
+ * was recorded before the start in place of run(), and discards what is still pending when the function has returned.
+ */
 #include "core.h"
 
 typedef struct {
-    PyObject_HEAD
-    PyObject *function;
+    PyObject_HEAD PyObject *function;
 } itr_runner;
 
 PyObject *itr_runner_new(PyObject *function) {

@@ -1,11 +1,11 @@
 /* Breaking a TLS call on a blocking socket.
  *
  * OpenSSL waits in read() or write(). Any errno but EAGAIN or EINTR kills the session, so the broken one says EAGAIN;
- * then _ssl looks at the socket's time-out: with none it calls OpenSSL again, for ever; with one it raises TimeoutError and
- * leaves the session usable (PySSL_select in Modules/_ssl.c, 3.9-3.15: SOCKET_HAS_TIMED_OUT when the call began without a
- * time-out and the socket has one now). So at the moment of the break, and only then, the socket object is given one;
- * the wrapper takes it away again before Python runs. The field is a _PyTime_t (int64, nanoseconds); its place is found by
- * looking for a value that was just set. */
+ * then _ssl looks at the socket's time-out: with none it calls OpenSSL again, for ever; with one it raises TimeoutError
+ * and leaves the session usable (PySSL_select in Modules/_ssl.c, 3.9-3.15: SOCKET_HAS_TIMED_OUT when the call began
+ * without a time-out and the socket has one now). So at the moment of the break, and only then, the socket object is
+ * given one; the wrapper takes it away again before Python runs. The field is a _PyTime_t (int64, nanoseconds); its
+ * place is found by looking for a value that was just set. */
 #include "tls_socket.h"
 
 #include <errno.h>

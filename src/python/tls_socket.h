@@ -9,7 +9,8 @@ struct itr_tls_socket {
     bool flipped;
 };
 
-/* Where the time-out lies in a socket object. False: it was not found, and TLS reads on blocking sockets stay as they are. */
+/* Where the time-out lies in a socket object. False: it was not found, and TLS reads on blocking sockets stay as they
+ * are. */
 bool itr_tls_probe(void);
 void itr_tls_enter(struct itr_tls_socket *tls, PyObject *ssl_socket, struct itr_slot *slot);
 void itr_tls_leave(struct itr_tls_socket *tls);

@@ -8,9 +8,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-import pytest
-
 import interruptible_threading
+import pytest
 from interruptible_threading import _preload
 
 HANG_GUARD = 300.0

@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from typing import Any, Callable
 
 import pytest
-
 from interruptible_threading import InterruptHandle, ThreadInterrupted, _core, interrupt
 
 #: Seconds after which something hangs. Never a bound on how fast anything has to be.
@@ -67,6 +66,16 @@ def switch_interval(seconds: float | None) -> Iterator[None]:
         sys.setswitchinterval(before)
 
 
+def chain(error: BaseException | None) -> list[int | None]:
+    """The interrupts in an exception: one that hits while another is on its way has it as its context."""
+    found: list[int | None] = []
+    while error is not None:
+        if isinstance(error, ThreadInterrupted):
+            found.append(getattr(error, "interrupt_id", None))
+        error = error.__context__
+    return found
+
+
 class Victim(threading.Thread):
     """Calls ``body(self)`` again and again until ``stopping``. Every interrupt comes out in here and is counted, wherever
     it hits: outside of the body a mask holds it back, and no instruction between a catch and the mask is fit for another.
@@ -92,7 +101,7 @@ class Victim(threading.Thread):
                 _core.mask(ALL)
             except ThreadInterrupted as error:
                 _core.mask(ALL)
-                self.caught.append(getattr(error, "interrupt_id", None))
+                self.caught += chain(error)
             except BaseException as error:
                 _core.mask(ALL)
                 self.failure = error

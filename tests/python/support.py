@@ -10,11 +10,10 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any, Callable, NamedTuple, Optional
 
 import pytest
-
 from interruptible_threading import ThreadInterrupted, _core, interrupt, is_interrupted
 
 #: Seconds after which a test gives up. Never a bound on how fast something has to be.
@@ -215,10 +214,8 @@ class Scene(ExitStack):
 
 def close_quietly(fd: int) -> None:
     """Close a descriptor that a test may have closed already."""
-    try:
+    with suppress(OSError):
         os.close(fd)
-    except OSError:
-        pass
 
 
 def end_child(process: subprocess.Popen[bytes]) -> None:

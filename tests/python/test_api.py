@@ -9,18 +9,14 @@ import time
 from functools import partial
 from typing import Any
 
-import pytest
-from support import GUARD, LONG, READ, SEM, SLEEP, Scene, Worker, assert_interrupted, parked, wait_until
-
 import interruptible_threading
+import pytest
 from interruptible_threading import (
-    InterruptHandle,
     InterruptibleThread,
     ThreadInterrupted,
     _core,
     check_interrupt,
     clear_interrupt,
-    critical_section,
     install_patches,
     interrupt,
     interruptible_checkpoint,
@@ -30,6 +26,7 @@ from interruptible_threading import (
     status,
     uninstall_patches,
 )
+from support import GUARD, LONG, READ, SEM, SLEEP, Scene, Worker, assert_interrupted, parked, wait_until
 
 sleeper = partial(time.sleep, LONG)
 

@@ -10,9 +10,8 @@ from functools import partial
 from typing import Any
 
 import pytest
-from support import GUARD, LONG, READ, SLEEP, Scene, Worker, parked, wait_until
-
 from interruptible_threading import ThreadInterrupted, check_interrupt, clear_interrupt, critical_section, interrupt, is_interrupted, status
+from support import GUARD, LONG, READ, SLEEP, Scene, Worker, parked, wait_until
 
 OK, COALESCED, INTERRUPTED = 0, 1, 2
 ESRCH = 3

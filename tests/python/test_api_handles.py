@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import threading
 import time
+from functools import partial
 from typing import Any
 
 import pytest
-from support import GUARD, LONG, READ, SEM, Scene, Worker, assert_interrupted, parked
-
 from interruptible_threading import InterruptHandle, ThreadInterrupted, critical_section, deliver_on_blocking, interrupt
+from support import GUARD, LONG, READ, SEM, Scene, Worker, assert_interrupted, parked
 
 
 class Custom(Exception):
@@ -156,6 +156,24 @@ def test_different_interrupts_wait_their_turn(quiet: None) -> None:
         assert {handle.state for handle in handles} == {"delivered"}
 
 
+def two_in_a_row(r: int, handled: list[BaseException], later: list[BaseException]) -> None:
+    def function() -> None:
+        try:
+            with critical_section():
+                os.read(r, 1)
+        except BaseException as error:
+            handled.append(error)
+        for _ in range(2):
+            len(handled)
+
+    try:
+        function()
+        while True:
+            pass
+    except BaseException as error:
+        later.append(error)
+
+
 def test_handler_does_not_catch_what_comes_behind_it(quiet: None) -> None:
     """The second interrupt comes when the handler of the first is over: out of the function, never into that handler again."""
     for _ in range(150):
@@ -164,24 +182,7 @@ def test_handler_does_not_catch_what_comes_behind_it(quiet: None) -> None:
         with Scene() as scene:
             r, w = scene.pipe()
 
-            def function(handled: list[BaseException] = handled, r: int = r) -> None:
-                try:
-                    with critical_section():
-                        os.read(r, 1)
-                except BaseException as error:
-                    handled.append(error)
-                for _ in range(2):
-                    len(handled)
-
-            def call(later: list[BaseException] = later, function: Any = function) -> None:
-                try:
-                    function()
-                    while True:
-                        pass
-                except BaseException as error:
-                    later.append(error)
-
-            worker = Worker(call)
+            worker = Worker(partial(two_in_a_row, r, handled, later))
             parked(worker, *READ)
             interrupt(worker, KeyError)
             second = interrupt(worker, Custom)
@@ -199,5 +200,3 @@ def test_cancel_in_the_middle_of_the_queue(quiet: None) -> None:
         go_on()
         assert type(worker.finish().error) is Custom
         assert (first.state, second.state) == ("retracted", "delivered")
-
-

@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 
 import pytest
-from support import GUARD, LONG, SLEEP, Worker, assert_interrupted, parked, run_script, wait_until
-
 from interruptible_threading import interrupt, is_interrupted, uninterruptible
+from support import GUARD, LONG, SLEEP, Worker, assert_interrupted, parked, run_script, wait_until
 
 
 def until_interrupted() -> None:
@@ -64,7 +63,6 @@ def test_uninterruptible_methods() -> None:
             return 3
 
     assert (Class.one(), Class.two(), Class().three()) == (1, 2, 3)
-
 
 
 FINALIZER = """

@@ -9,11 +9,10 @@ import time
 from functools import partial
 from typing import Any
 
-import pytest
-from support import SLEEP, Worker, assert_interrupted, parked
-
 import interruptible_threading as it
+import pytest
 from interruptible_threading import InterruptibleThread, _core, interrupt
+from support import SLEEP, Worker, assert_interrupted, parked
 
 
 def snapshot() -> tuple[Any, ...]:
@@ -185,7 +184,10 @@ def test_lock_arguments(kind: Any, held: bool, arguments: Any, keywords: Any, er
     assert lock.acquire(False)
 
 
-@pytest.mark.parametrize("call", [lambda: os.read(-1, 1), lambda: select.select([-1], [], []), lambda: os.open("/nonexistent/file", 0), lambda: os.waitpid(-5, 0)])
+@pytest.mark.parametrize(
+    "call",
+    [lambda: os.read(-1, 1), lambda: select.select([-1], [], []), lambda: os.open("/nonexistent/file", 0), lambda: os.waitpid(-5, 0)],
+)
 def test_errors_of_calls_stay_their_own(call: Any) -> None:
     with pytest.raises((OSError, ValueError)) as first:
         call()
@@ -252,7 +254,18 @@ def test_checkpoint_period(every: Any) -> None:
         it.periodic_checkpoint(every)
 
 
-@pytest.mark.parametrize(("seconds", "error"), [(0, ValueError), (-1, ValueError), (float("nan"), ValueError), (float("inf"), ValueError), ("1", TypeError), (None, TypeError), (True, TypeError)])
+@pytest.mark.parametrize(
+    ("seconds", "error"),
+    [
+        (0, ValueError),
+        (-1, ValueError),
+        (float("nan"), ValueError),
+        (float("inf"), ValueError),
+        ("1", TypeError),
+        (None, TypeError),
+        (True, TypeError),
+    ],
+)
 def test_poll_interval(seconds: Any, error: Any) -> None:
     with pytest.raises(error, match="poll interval"):
         it.set_poll_interval(seconds)

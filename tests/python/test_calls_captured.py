@@ -1,5 +1,6 @@
 """References taken before the patches, bound methods and subclasses; and interrupts that are pending when a call begins."""
 
+
 from __future__ import annotations
 
 import os
@@ -11,9 +12,8 @@ from functools import partial
 from typing import Any, Callable
 
 import pytest
-from support import Scene, Worker, assert_interrupted, in_thread, run_script, wait_until
-
 from interruptible_threading import critical_section, deliver_on_blocking, interrupt, is_interrupted
+from support import Scene, Worker, assert_interrupted, in_thread, run_script, wait_until
 
 CAPTURED = """
 import _thread, os, queue, select, socket, sys, threading, time
@@ -45,10 +45,10 @@ def use_lock():
 
 import interruptible_threading as it
 from interruptible_threading import _core
-CALLS = dict(sleep=lambda: sleep(10**6), default=default, acquire=acquire, enter=enter, get=get, recv=lambda: recv(1), rlock=rlock.acquire,
-    rlock_class=lambda: R.acquire(rlock), read=lambda: read(r, 1), select=lambda: wait_for([r], [], []), join=join, event=event_wait,
-    use_lock=use_lock, unbound=lambda: type(lock).acquire(lock), method=lambda: socket.socket.recv(sock, 1), getattr=lambda: getattr(q, "get")(),
-    super=lambda: super(Q, q).get())
+CALLS = dict(sleep=lambda: sleep(10**6), default=default, acquire=acquire, enter=enter, get=get, recv=lambda: recv(1),
+    rlock=rlock.acquire, rlock_class=lambda: R.acquire(rlock), read=lambda: read(r, 1), select=lambda: wait_for([r], [], []),
+    join=join, event=event_wait, use_lock=use_lock, unbound=lambda: type(lock).acquire(lock),
+    method=lambda: socket.socket.recv(sock, 1), getattr=lambda: getattr(q, "get")(), super=lambda: super(Q, q).get())
 old_thread = None
 def check(name, call, thread=None):
     out = []
@@ -102,8 +102,9 @@ def body():
         time.sleep(10**6)
     except BaseException as error: out.append(type(error).__name__)
 thread = threading.Thread(target=body, daemon=True); thread.start()
-while open(f"/proc/self/task/{thread.native_id}/wchan").read() == "0" and "S" not in open(f"/proc/self/task/{thread.native_id}/stat").read().rpartition(")")[2]:
-    time.sleep(0.001)
+def asleep():
+    with open(f"/proc/self/task/{thread.native_id}/stat") as file: return file.read().rpartition(")")[2].split()[0] == "S"
+while not asleep(): time.sleep(0.001)
 it.install_patches()
 handle = it.interrupt(thread)
 os.write(w, b"x")
@@ -169,7 +170,9 @@ PENDING: dict[str, Callable[[Ready], Any]] = {
     "os.preadv": lambda x: os.preadv(x.fd, [bytearray(1)], 0),
     "os.pwrite": lambda x: os.pwrite(x.fd, b"no", 0),
     "os.pwritev": lambda x: os.pwritev(x.fd, [b"no"], 0),
-    "os.copy_file_range": lambda x: getattr(os, "copy_file_range", os.read)(*((x.fd, x.fd, 2) if hasattr(os, "copy_file_range") else (x.fd, 1))),
+    "os.copy_file_range": lambda x: getattr(os, "copy_file_range", os.read)(
+        *((x.fd, x.fd, 2) if hasattr(os, "copy_file_range") else (x.fd, 1))
+    ),
     "os.sendfile": lambda x: os.sendfile(x.a.fileno(), x.fd, 0, 3),
     "os.open": lambda x: os.open(x.file, os.O_RDWR | os.O_TRUNC),
     "open": lambda x: open(x.file, "w"),

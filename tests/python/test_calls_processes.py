@@ -8,12 +8,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, Callable
+from typing import Any, Callable, ClassVar
 
 import pytest
-from support import LONG, POLL, READ, SLEEP, WAIT, Case, Cases, Scene, Worker, assert_interrupted, lacks, parked, wait_until
-
 from interruptible_threading import interrupt
+from support import LONG, POLL, READ, SLEEP, WAIT, Case, Cases, Scene, Worker, assert_interrupted, lacks, parked, wait_until
 
 cases = Cases()
 Steps = Iterator[Callable[[], Any]]
@@ -84,7 +83,7 @@ def test_popen_communicate(streams: tuple[str, ...], timeout: float | None, quie
 
 
 class Recorded(subprocess.Popen):  # type: ignore[type-arg]
-    made: list[Recorded] = []
+    made: ClassVar[list[Recorded]] = []
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

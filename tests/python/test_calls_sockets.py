@@ -1,5 +1,6 @@
 """Every blocking method of a socket, and what stands on them: each parked for real and broken."""
 
+
 from __future__ import annotations
 
 import http.client
@@ -12,9 +13,8 @@ from functools import partial
 from typing import Any, Callable
 
 import pytest
-from support import LONG, POLL, READ, RECV, SEND, Case, Cases, Scene, Worker, drain, in_thread, parked
-
 from interruptible_threading import interruptible_accept, interruptible_recv, interruptible_send
+from support import LONG, POLL, READ, RECV, SEND, Case, Cases, Scene, Worker, drain, in_thread, parked
 
 cases = Cases()
 Steps = Iterator[Callable[[], Any]]

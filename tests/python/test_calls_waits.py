@@ -11,9 +11,8 @@ from functools import partial
 from typing import Any, Callable
 
 import pytest
-from support import GUARD, LONG, SEM, SLEEP, Case, Cases, Scene, Worker, assert_interrupted, in_thread, parked
-
 from interruptible_threading import interrupt
+from support import GUARD, LONG, SEM, SLEEP, Case, Cases, Scene, Worker, assert_interrupted, in_thread, parked
 
 cases = Cases()
 Steps = Iterator[Callable[[], Any]]

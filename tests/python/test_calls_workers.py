@@ -14,9 +14,8 @@ from functools import partial
 from typing import Any, Callable
 
 import pytest
-from support import GUARD, LONG, POLL, READ, SEM, SLEEP, WAIT, Case, Cases, Scene, Worker, in_thread, parked, wait_until
-
 from interruptible_threading import ThreadInterrupted, interrupt
+from support import GUARD, LONG, POLL, READ, SEM, SLEEP, WAIT, Case, Cases, Scene, Worker, in_thread, parked, wait_until
 
 cases = Cases()
 Steps = Iterator[Callable[[], Any]]

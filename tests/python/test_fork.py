@@ -24,10 +24,13 @@ class Storm:
         self.threads = [threading.Thread(target=self.work, args=(number,), daemon=True) for number in range(count)]
         self.sender = threading.Thread(target=self.send, daemon=True)
     def work(self, number):
-        while not self.stop:
-            try:
-                while not self.stop: time.sleep(SLEEP) if number % 2 else threading.Event().wait(SLEEP)
-            except it.ThreadInterrupted: self.caught[number] += 1
+        try:
+            with it.deliver_on_blocking():
+                while not self.stop:
+                    try:
+                        while not self.stop: time.sleep(SLEEP) if number % 2 else threading.Event().wait(SLEEP)
+                    except it.ThreadInterrupted: self.caught[number] += 1
+        except it.ThreadInterrupted: pass  # the last one
     def send(self):
         while not self.stop:
             for thread in self.threads: it.interrupt(thread)
@@ -84,30 +87,35 @@ def test_fork_in_a_worker_that_is_interrupted() -> None:
     output = run_script(
         quiet_fork(
             """
-forked, reaped, stop = [0], [0], []
-def body():
+forked, reaped, caught, stop = [0], [0], [], []
+def rounds():
     while forked[0] < 30:
-        try:
+        time.sleep(0)
+        with it.critical_section():
+            pid = os.fork()
+            if pid == 0: os._exit(7)
+            forked[0] += 1
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+            reaped[0] += 1
+def body():
+    try:
+        with it.deliver_on_blocking():
             while forked[0] < 30:
-                with it.critical_section():
-                    pid = os.fork()
-                    if pid == 0: os._exit(7)
-                    forked[0] += 1
-                    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
-                    reaped[0] += 1
-        except it.ThreadInterrupted: pass
-    stop.append(1)
+                try: rounds()
+                except it.ThreadInterrupted: caught.append(1)
+            stop.append(1)
+    except it.ThreadInterrupted: pass  # the last one
 thread = threading.Thread(target=body, daemon=True); thread.start()
 while thread.is_alive() and not stop:
     it.interrupt(thread); time.sleep(0.001)
 thread.join(30)
-print(forked, reaped)
+print(forked, reaped, len(caught) > 0)
 try: os.waitpid(-1, os.WNOHANG)
 except ChildProcessError: print("no child left")
 """
         )
     )
-    assert output == "[30] [30]\nno child left\n"
+    assert output == "[30] [30] True\nno child left\n"
 
 
 def test_child_of_a_worker_keeps_its_own_thread_only() -> None:
@@ -259,9 +267,6 @@ def task(value): return value * value
 def tell(queue, name): queue.put((name, works()))
 def main():
     context = multiprocessing.get_context(sys.argv[1])
-    if sys.argv[1] != "fork":
-        # A child imports this file, whose first lines install the patches there, too.
-        pass
     with Storm():
         queue = context.Queue()
         processes = [context.Process(target=tell, args=(queue, number)) for number in range(3)]
@@ -272,7 +277,8 @@ def main():
         assert results == [(0, 3), (1, 3), (2, 3)], results
         with context.Pool(2) as pool: assert pool.map(task, range(10)) == [value * value for value in range(10)]
         import concurrent.futures
-        with concurrent.futures.ProcessPoolExecutor(2, mp_context=context) as pool: assert list(pool.map(task, range(5))) == [0, 1, 4, 9, 16]
+        with concurrent.futures.ProcessPoolExecutor(2, mp_context=context) as pool:
+            assert list(pool.map(task, range(5))) == [0, 1, 4, 9, 16]
     queue.close(); queue.join_thread()
     print("all done")
 if __name__ == "__main__": main()

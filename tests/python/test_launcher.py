@@ -10,11 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-from support import GUARD
-
 import interruptible_threading
+import pytest
 from interruptible_threading import _preload
+from support import GUARD
 
 COMMAND = [sys.executable, "-m", "interruptible_threading"]
 #: Interrupts a thread that is parked in a lock, and says how it went.
@@ -43,7 +42,9 @@ def clean_environment(**extra: str) -> dict[str, str]:
     return {**environ, **extra}
 
 
-def launch(*arguments: str, input: str = "", command: list[str] = COMMAND, env: Any = None, **options: Any) -> subprocess.CompletedProcess[str]:
+def launch(
+    *arguments: str, input: str = "", command: list[str] = COMMAND, env: Any = None, **options: Any
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*command, *arguments], input=input, env=env or clean_environment(), capture_output=True, text=True, timeout=4 * GUARD, **options
     )
@@ -129,8 +130,8 @@ def test_traceback_is_the_programs_own(script: Any) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGABRT, signal.SIGPIPE])
 @pytest.mark.parametrize("how", ["run", "exec"])
 def test_death_by_signal(number: int, how: str, script: Any) -> None:
-    text = f"import os, signal\nsignal.signal({number}, signal.SIG_DFL) if {number} != signal.SIGKILL else None\nos.kill(os.getpid(), {number})"
-    path = script(text)
+    reset = "" if number == signal.SIGKILL else f"signal.signal({int(number)}, signal.SIG_DFL)"
+    path = script(f"import os, signal\n{reset}\nos.kill(os.getpid(), {int(number)})")
     assert launch(*(["run", path] if how == "run" else ["exec", "--", sys.executable, path])).returncode == -number
 
 
@@ -176,13 +177,13 @@ CHILDREN = (
     PROGRAM
     + """
 import multiprocessing, subprocess
-CHILD = "import sys; it = sys.modules.get('interruptible_threading'); print(it is not None and it.status()['preloaded'] and it.status()['patches'])"
+CHILD = "import sys; it = sys.modules.get('interruptible_threading'); print(it is not None and it.status()['patches'])"
 if __name__ == "__main__":
     print(state())
     sys.stdout.flush()
     subprocess.run([sys.executable, "-c", CHILD], check=True)
     os.system(f'"{sys.executable}" -c "{CHILD}"')
-    print([key for key in ("LD_PRELOAD", "INTERRUPTIBLE_CHILDREN") if "interruptible" in os.environ.get(key, "").lower() or key[0] == "I" and key in os.environ])
+    print([key for key in os.environ if key == "INTERRUPTIBLE_CHILDREN" or "libinterruptible" in os.environ[key]])
     print("_site" in os.environ.get("PYTHONPATH", ""))
 """
 )

@@ -10,8 +10,6 @@ import time
 from typing import Any, Callable
 
 import pytest
-from support import GUARD, LONG, READ, SEM, SLEEP, Outcome, Scene, Worker, assert_interrupted, parked, wait_until
-
 from interruptible_threading import (
     ThreadInterrupted,
     _core,
@@ -24,6 +22,7 @@ from interruptible_threading import (
     is_interrupted,
     periodic_checkpoint,
 )
+from support import GUARD, LONG, READ, SEM, SLEEP, Outcome, Scene, Worker, assert_interrupted, parked, wait_until
 
 MASKS = [critical_section, deliver_on_blocking]
 

@@ -9,8 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-import warnings
-from typing import Any, Callable
+from typing import Callable
 
 import pytest
 from stress_support import (
@@ -27,6 +26,8 @@ from stress_support import (
     switch_interval,
     until,
 )
+
+pytestmark = pytest.mark.soak
 
 INTERVALS = pytest.mark.parametrize("interval", [None, 1e-5], ids=["switching", "switching-often"])
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")

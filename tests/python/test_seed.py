@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import queue
 import select
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,19 +12,17 @@ from functools import partial
 from typing import Any
 
 import pytest
-from support import GUARD, LONG, POLL, RECV, SEM, SLEEP, Scene, Worker, parked, run_script, wait_until
-
 from interruptible_threading import (
     InterruptibleThread,
     ThreadInterrupted,
     check_interrupt,
     clear_interrupt,
     critical_section,
-    interrupt,
     interrupts_disabled,
     is_interrupted,
     periodic_checkpoint,
 )
+from support import GUARD, LONG, POLL, RECV, SEM, SLEEP, Scene, Worker, parked, wait_until
 
 
 class Seeded(InterruptibleThread):
@@ -289,7 +285,11 @@ def test_waits(kind: str, timeout: float | None, quiet: None) -> None:
         with condition:
             condition.wait(timeout)
 
-    calls = {"Event": partial(threading.Event().wait, timeout), "Queue": partial(queue.Queue().get, True, timeout), "Condition": wait_for_condition}
+    calls = {
+        "Event": partial(threading.Event().wait, timeout),
+        "Queue": partial(queue.Queue().get, True, timeout),
+        "Condition": wait_for_condition,
+    }
     thread = Seeded(calls[kind])
     parked(thread, *SEM)
     thread.interrupt()

@@ -8,8 +8,6 @@ import time
 from typing import Any
 
 import pytest
-from support import EPOLL, GUARD, LONG, Worker, assert_interrupted, parked, wait_until
-
 from interruptible_threading import (
     InterruptibleThread,
     ThreadInterrupted,
@@ -19,6 +17,7 @@ from interruptible_threading import (
     is_interrupted,
     run_interruptible,
 )
+from support import EPOLL, GUARD, LONG, Worker, assert_interrupted, parked, wait_until
 
 WAIT = (*EPOLL, "select", "poll")
 

@@ -12,9 +12,6 @@ from functools import partial
 from typing import Any
 
 import pytest
-from support import GUARD, LONG, SLEEP, Scene, parked, run_script, wait_until
-from test_seed import Seeded, interrupted
-
 from interruptible_threading import (
     InterruptibleThread,
     ThreadInterrupted,
@@ -24,6 +21,8 @@ from interruptible_threading import (
     interrupt,
     is_interrupted,
 )
+from support import GUARD, LONG, SLEEP, Scene, parked, run_script, wait_until
+from test_seed import Seeded, interrupted
 
 
 def test_bug_1_unstarted_thread_does_not_mark_the_caller(quiet: None) -> None:
