@@ -8,6 +8,7 @@
 #include "interruptible.h"
 #include "monitor.h"
 #include "self_pipe.h"
+#include "signals.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -134,6 +135,7 @@ static void after_fork_parent(void) {
 }
 
 static void after_fork_child(void) {
+    itr_signals_after_fork();
     itr_pipe_pool_after_fork();
     itr_table_after_fork(true);
     itr_monitor_after_fork(true);

@@ -210,6 +210,12 @@ void itr_signals_doctor(struct itr_slot *slot, uint32_t tries) {
     }
 }
 
+void itr_signals_after_fork(void) {
+    /* Whoever held these in the parent does not exist in the child. */
+    pthread_mutex_init(&install_lock, NULL);
+    unlock_program();
+}
+
 void itr_signals_strip(sigset_t *set) {
     if (atomic_load_explicit(&installed, memory_order_acquire)) {
         sigdelset(set, itr_signal_number());

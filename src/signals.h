@@ -17,6 +17,8 @@ void itr_signal_send(struct itr_slot *slot);
 void itr_signals_doctor(struct itr_slot *slot, uint32_t tries);
 /* True when the handler is really installed. */
 bool itr_signals_ours(void);
+/* In the child of a fork. */
+void itr_signals_after_fork(void);
 /* Take our signal out of a set that the program waits with. */
 void itr_signals_strip(sigset_t *set);
 

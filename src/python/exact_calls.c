@@ -30,7 +30,10 @@ void itr_exact_enter(struct itr_thread *t, const struct itr_row *row, struct itr
     slot->tstate = t->tstate;
     slot->frame = itr_frame_now(t->tstate);
     slot->break_errno = 0;
-    slot->join_row = slot->unbreakable = false;
+    slot->join_row = false;
+    /* A call made by Python code that runs inside another exact call: os.wait4 imports `resource` when it has reaped
+     * already, fork() runs hooks. What is raised there loses the outer call's result, so nothing is. */
+    slot->unbreakable = outer->exact != 0 || outer->unbreakable;
     slot->on_break = NULL;
     atomic_store_explicit(&slot->exact, row->classes | ITR_IN_EXACT, memory_order_relaxed);
 }
@@ -59,8 +62,12 @@ uint32_t itr_exact_leave(struct itr_thread *t, const struct itr_exact *outer) {
 
 bool itr_deliver_here(struct itr_thread *t) {
     itr_async_recall(t);
-    if (!itr_thread_pending(t) || t->ended ||
+    if (!itr_thread_pending(t) || t->ended || atomic_load_explicit(&t->slot->exact, memory_order_relaxed) != 0 ||
         atomic_load_explicit(&t->slot->mask, memory_order_relaxed) >= ITR_MASK_ALL || !itr_may_raise_here()) {
+        return false;
+    }
+    /* wait3() and wait4() import a module when they have reaped the child: what is raised in there loses its status. */
+    if ((atomic_load_explicit(&t->slot->exact, memory_order_relaxed) & ITR_WAIT) != 0) {
         return false;
     }
     return itr_raise_next(t);
@@ -128,7 +135,7 @@ static PyObject *run(const struct itr_call *c, struct itr_thread *t) {
     bool unbreakable = false;
     for (;;) {
         itr_exact_enter(t, c->row, &outer);
-        t->slot->unbreakable = unbreakable;
+        t->slot->unbreakable = t->slot->unbreakable || unbreakable;
         if (c->row->kind == ITR_KIND_TLS) {
             itr_tls_enter(&tls, c->self, t->slot);
         }
@@ -188,9 +195,10 @@ static PyObject *start(const struct itr_call *c) {
     return result;
 }
 
-/* A vfork child runs on its parent's TLS, and a forked one is a copy of it: nothing is broken in these. The row names no
- * classes, so every call inside passes through. Nor may anything be raised in Python code that runs inside: what fork()'s
- * hooks raise is printed and ignored, and logging's lock, which one of them takes, is then released without being held. */
+/* A vfork child runs on its parent's TLS, and a forked one is a copy of it: nothing is broken in these. The row names
+ * no classes, so every call inside passes through. Nor may anything be raised in Python code that runs inside: what
+ * fork()'s hooks raise is printed and ignored, and logging's lock, which one of them takes, is then released without
+ * being held. */
 static PyObject *effect(const struct itr_call *c, struct itr_thread *t) {
     struct itr_exact outer;
     itr_async_recall(t); /* behind the call, it would lose the result */

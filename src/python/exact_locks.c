@@ -106,7 +106,7 @@ PyObject *itr_dispatch_lock(const struct itr_call *c, struct itr_thread *t) {
         Py_DECREF(result);
         struct itr_exact outer;
         itr_exact_enter(t, row, &outer);
-        t->slot->unbreakable = unbreakable;
+        t->slot->unbreakable = t->slot->unbreakable || unbreakable;
         result = bounded_wait(c, row, &b);
         uint32_t broken = itr_exact_leave(t, &outer);
         if (result == NULL || result == Py_True) {
@@ -144,7 +144,7 @@ PyObject *itr_dispatch_queue(const struct itr_call *c, struct itr_thread *t) {
     for (;;) {
         struct itr_exact outer;
         itr_exact_enter(t, c->row, &outer);
-        t->slot->unbreakable = unbreakable;
+        t->slot->unbreakable = t->slot->unbreakable || unbreakable;
         PyObject *result = bounded_wait(c, c->row, &b);
         uint32_t broken = itr_exact_leave(t, &outer);
         if (result != NULL || !PyErr_ExceptionMatches(empty)) {
@@ -194,7 +194,7 @@ PyObject *itr_dispatch_join(const struct itr_call *c, struct itr_thread *t) {
         struct itr_exact outer;
         itr_exact_enter(t, c->row, &outer);
         t->slot->join_row = true;
-        t->slot->unbreakable = unbreakable;
+        t->slot->unbreakable = t->slot->unbreakable || unbreakable;
         PyObject *result = itr_call_with(c, c->row, &arg, 1);
         uint32_t broken = itr_exact_leave(t, &outer);
         Py_DECREF(arg);

@@ -111,7 +111,7 @@ def test_lock(name: str, use: Any, interval: float | None) -> None:
     victims = [Victim(body, name=f"{name}-{i}") for i in range(room + 1)]
     books = Books(*victims)
     with switch_interval(interval):
-        storm(books, count(100), rng(name, use.__name__, interval), waits=0.9)
+        storm(books, count(40), rng(name, use.__name__, interval), waits=0.9)
     books.stop()
     assert not section.inside
     assert section.visits > 0
