@@ -1,6 +1,5 @@
 """References taken before the patches, bound methods and subclasses; and interrupts that are pending when a call begins."""
 
-
 from __future__ import annotations
 
 import os

@@ -1,6 +1,5 @@
 """select, poll, epoll, selectors; pipes, FIFOs, files, file locks: each parked for real and broken."""
 
-
 from __future__ import annotations
 
 import fcntl

@@ -1,6 +1,5 @@
 """Every blocking method of a socket, and what stands on them: each parked for real and broken."""
 
-
 from __future__ import annotations
 
 import http.client

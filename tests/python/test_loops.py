@@ -6,10 +6,11 @@ import sys
 from typing import Any
 
 import pytest
+from interruptible_threading import interrupt
 from loop_shapes import GUARDS, LAST_ROW, MEASURED, MORE, Runner, build
 from stress_support import count, until
 
-from interruptible_threading import interrupt
+pytestmark = pytest.mark.soak
 
 LOOPS = {**MEASURED, **LAST_ROW, **MORE}
 #: No entry in the table anywhere: an interrupt escapes, as Ctrl-C does.
@@ -75,7 +76,9 @@ def test_more(loop: str, guard: str) -> None:
     run(loop, guard, count(3))
 
 
-@pytest.mark.parametrize("loop", [*MEASURED, "inner try", "in finally", "for continue", "C calls", "Python calls", "generator", "long body"])
+@pytest.mark.parametrize(
+    "loop", [*MEASURED, "inner try", "in finally", "for continue", "C calls", "Python calls", "generator", "long body"]
+)
 @pytest.mark.parametrize("guard", [guard for guard in GUARDS if guard not in ("try", "finally", "with")])
 def test_nested(loop: str, guard: str) -> None:
     """Guards in guards, generators, coroutines, closures, decorators."""
