@@ -15,7 +15,7 @@ help:
 	@echo 'make setup    install what is missing'
 	@echo 'make demo     build for the default interpreter and run examples/demo.py'
 	@echo 'make check    build for every interpreter found and run all tests'
-	@echo 'make soak     all Python tests, the long ones too, on the default interpreter (ITR_TEST_COUNT, ITR_TEST_SEED)'
+	@echo 'make soak     the long race tests, on the default interpreter (ITR_TEST_COUNT, ITR_TEST_SEED)'
 	@echo 'make bench    measure (bench/bench.py)'
 	@echo 'make format   format the C and Python sources'
 	@echo 'make lint     formatting, types and static analysis'
@@ -36,7 +36,7 @@ bench: build
 	$(with_package) bench/bench.py $(BENCH_ARGS)
 
 soak: build
-	$(with_package) -m interruptible_threading exec -- $$(realpath -s $(python)) -m pytest tests/python -p no:cacheprovider
+	$(with_package) -m interruptible_threading exec -- $$(realpath -s $(python)) -m pytest tests/python -m soak -p no:cacheprovider
 
 check: setup
 	@scripts/check.sh

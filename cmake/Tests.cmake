@@ -77,14 +77,11 @@ foreach(tag IN LISTS ITR_TAGS)
     set(environment "PYTHONPATH=${PROJECT_BINARY_DIR}/py/${tag}" "PYTHONDONTWRITEBYTECODE=1" "ITR_TEST_MODE=${how}")
     if("${how}" STREQUAL "preload")
       list(APPEND environment "${preload_variable}=${preload}")
+      set(files tests/python)
+    else()
+      file(GLOB files RELATIVE "${PROJECT_SOURCE_DIR}" "${PROJECT_SOURCE_DIR}/tests/python/test_calls*.py")
+      list(APPEND files tests/python/test_api.py tests/python/test_api_c.py tests/python/test_install.py)
     endif()
-    # The others storm for minutes or start many processes: "make soak".
-    file(GLOB files RELATIVE "${PROJECT_SOURCE_DIR}" "${PROJECT_SOURCE_DIR}/tests/python/test_calls*.py")
-    if(tag MATCHES "^3[.]9[.]")
-      list(FILTER files EXCLUDE REGEX "descriptors") # one of them does not end there: known bug
-    endif()
-    list(APPEND files tests/python/test_api.py tests/python/test_api_c.py tests/python/test_install.py
-         tests/python/test_symbol_audit.py)
     add_test(
       NAME python.${tag}.${how}
       COMMAND "${python}" -m pytest ${files} -m "not soak" -p no:cacheprovider

@@ -4,10 +4,10 @@
  * stands and raises there, or declines and asks again at once for the next check; in any other thread it is dropped,
  * and the monitor asks again. The queue needs no GIL.
  *
- * Up to 3.11: PyThreadState_SetAsyncExc, armed by somebody who holds the GIL and has looked: the target waits for the
- * GIL inside an eval check, and the exception fires in that very check. A native injector thread does it, apart from
- * the monitor, so that a C extension that holds the GIL stalls no wake-up. Where it stands at nothing fit (a thread
- * that often gives up the GIL in C functions is never seen at its back edges), it has to look itself: trace_look.c. */
+ * Up to 3.11: a native injector thread looks, with the GIL; apart from the monitor, so that a C extension that holds
+ * the GIL stalls no wake-up. It has the thread itself look at each line (trace_look.c), which is where nearly all
+ * interrupts of running code come from. Where that cannot be: PyThreadState_SetAsyncExc. The target waits for the GIL
+ * inside an eval check, and the exception fires in that very check. */
 #include "core.h"
 
 #include <dlfcn.h>
@@ -262,7 +262,9 @@ static bool look(struct itr_thread *t) {
         return false;
     }
     enum itr_fit fit = itr_fit_position(t, tstate);
-    if (fit != ITR_FIT && itr_trace_start(t, tstate)) {
+    /* Best it looks itself: what is armed shows its private class to __exit__ (up to 3.10), and fires in the next check
+     * wherever that is. But there are loops without an event, and somebody may be against tracing. */
+    if (!(fit == ITR_FIT && itr_trace_in_vain(t)) && itr_trace_start(t, tstate)) {
         return false;
     }
     struct timespec now;
@@ -274,10 +276,12 @@ static bool look(struct itr_thread *t) {
         t->calls_since_ns = ns;
         t->calls_count = t->exact_count;
     } else if (ns - t->calls_since_ns > (t->noted_gone ? NOTED_GONE_NS : CALLS_ONLY_NS)) {
-        fit = ITR_FIT; /* traced by somebody, and seen at nothing but calls: nothing else can be had (DESIGN 4.3) */
+        fit =
+            ITR_FIT; /* it may not be traced, and was seen at nothing but calls: nothing else can be had (DESIGN 4.3) */
     }
     if (fit == ITR_FIT) {
         t->calls_since_ns = 0;
+        itr_trace_stop(t);
         arm(t, tstate);
     }
     return false;

@@ -187,7 +187,7 @@ static PyObject *core_check_interrupt(PyObject *self, PyObject *unused) {
     (void)self;
     (void)unused;
     struct itr_thread *t = itr_thread_current();
-    if (t != NULL && __builtin_expect(itr_thread_pending(t) || t->armed != NULL, 0) && itr_deliver_here(t)) {
+    if (t != NULL && __builtin_expect(itr_thread_pending(t) || t->armed != NULL, 0) && itr_deliver_here(t, true)) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -251,7 +251,7 @@ static PyObject *core_unmask(PyObject *self, PyObject *arg) {
         }
         Py_RETURN_NONE;
     }
-    if (t->user_masks[ITR_MASK_ALL] == 0 && t->user_masks[ITR_MASK_BLOCKING] == 0 && itr_deliver_here(t)) {
+    if (t->user_masks[ITR_MASK_ALL] == 0 && t->user_masks[ITR_MASK_BLOCKING] == 0 && itr_deliver_here(t, false)) {
         return NULL;
     }
     if (t->user_masks[ITR_MASK_ALL] == 0) {

@@ -69,6 +69,8 @@ struct itr_thread {
     const void *noted_frame; /* up to 3.11: where the last exact call was left; its result may still be there */
     int noted_lasti;
     bool noted_gone;            /* that frame is not on the stack (set by a look) */
+    Py_tracefunc traced_by;     /* up to 3.11: who else traces it, while we do */
+    int64_t traced_since_ns;    /* ... no line has come since */
     int trace_events;           /* lines that were looked at, and were not fit */
     uint64_t exact_count;       /* exact calls left so far */
     uint64_t calls_count;       /* ... when calls_since_ns was set */
@@ -122,8 +124,9 @@ int itr_prestart_begun(PyObject *thread, const struct itr_thread *t);
 int itr_inject_setup(PyObject *opmap, PyObject *protected_list, PyObject *stdlib);
 int itr_inject_protect(PyObject *globals);
 int itr_inject_uninterruptible(PyObject *code);
-/* May the exact call that this thread is in raise at all? (DESIGN: _acquire_restore, threading's own bootstrap) */
-bool itr_may_raise_here(void);
+/* May the exact call that this thread is in raise at all? (DESIGN: _acquire_restore, threading's own bootstrap)
+ * `broken`: it waited, and was woken for it. */
+bool itr_may_raise_here(bool broken);
 enum itr_fit { ITR_FIT, ITR_UNFIT, ITR_UNFIT_CALL };
 /* Where `tstate` stands now: may an exception be raised there? Repairs the exception table when that is needed. */
 enum itr_fit itr_fit_position(struct itr_thread *t, PyThreadState *tstate);
@@ -154,10 +157,11 @@ void itr_async_stop(void);
 /* ---- stepping (trace_look.c), up to 3.11
  * ------------------------------------------------------------------------------------ */
 
-/* Have the thread itself look at every line it comes to, and raise at the first that is fit. False: somebody traces it.
- */
+/* Have the thread itself look at every line it comes to, and raise at the first that is fit. False: not allowed. */
 bool itr_trace_start(struct itr_thread *t, PyThreadState *tstate);
-void itr_trace_stop(PyThreadState *tstate);
+void itr_trace_stop(struct itr_thread *t);
+/* It looks, but has not come to any line for long. */
+bool itr_trace_in_vain(struct itr_thread *t);
 
 /* ---- exact calls (exact_table.c, exact_calls.c)
  * ------------------------------------------------------------------------- */

@@ -70,7 +70,8 @@ void itr_exact_enter(struct itr_thread *t, const struct itr_row *row, struct itr
 /* How often the call was broken. Asks for the injector when something is pending. */
 uint32_t itr_exact_leave(struct itr_thread *t, const struct itr_exact *outer);
 
-/* Something is pending: raise it here, unless a mask or the place forbids it. True: an exception is set. */
-bool itr_deliver_here(struct itr_thread *t);
+/* Something is pending: raise it here, unless a mask or the place forbids it. True: an exception is set. `broken`: the
+ * call has waited, and was woken for it; false: it has not begun. */
+bool itr_deliver_here(struct itr_thread *t, bool broken);
 
 #endif

@@ -15,6 +15,11 @@ bool itr_row_is_suspended(const struct itr_slot *slot) {
     return slot->tstate != NULL && itr_frame_now((PyThreadState *)(uintptr_t)slot->tstate) != slot->frame;
 }
 
+/* Python code that runs inside an exact call comes before its effect (fileno(), an opener) or can be undone (io.open
+ * closes what it has opened). But wait3() and wait4() import `resource` when they have reaped the child: what is raised
+ * in there loses its status. */
+static bool loses_result(uint32_t outer) { return (outer & ITR_WAIT) != 0; }
+
 void itr_exact_enter(struct itr_thread *t, const struct itr_row *row, struct itr_exact *outer) {
     struct itr_slot *slot = t->slot;
     *outer = (struct itr_exact){.exact = atomic_load_explicit(&slot->exact, memory_order_relaxed),
@@ -31,9 +36,7 @@ void itr_exact_enter(struct itr_thread *t, const struct itr_row *row, struct itr
     slot->frame = itr_frame_now(t->tstate);
     slot->break_errno = 0;
     slot->join_row = false;
-    /* A call made by Python code that runs inside another exact call: os.wait4 imports `resource` when it has reaped
-     * already, fork() runs hooks. What is raised there loses the outer call's result, so nothing is. */
-    slot->unbreakable = outer->exact != 0 || outer->unbreakable;
+    slot->unbreakable = loses_result(outer->exact) || outer->unbreakable;
     slot->on_break = NULL;
     atomic_store_explicit(&slot->exact, row->classes | ITR_IN_EXACT, memory_order_relaxed);
 }
@@ -60,14 +63,13 @@ uint32_t itr_exact_leave(struct itr_thread *t, const struct itr_exact *outer) {
     return broken;
 }
 
-bool itr_deliver_here(struct itr_thread *t) {
+bool itr_deliver_here(struct itr_thread *t, bool broken) {
     itr_async_recall(t);
-    if (!itr_thread_pending(t) || t->ended || atomic_load_explicit(&t->slot->exact, memory_order_relaxed) != 0 ||
-        atomic_load_explicit(&t->slot->mask, memory_order_relaxed) >= ITR_MASK_ALL || !itr_may_raise_here()) {
-        return false;
-    }
-    /* wait3() and wait4() import a module when they have reaped the child: what is raised in there loses its status. */
-    if ((atomic_load_explicit(&t->slot->exact, memory_order_relaxed) & ITR_WAIT) != 0) {
+    if (!itr_thread_pending(t) || t->ended ||
+        loses_result(atomic_load_explicit(&t->slot->exact, memory_order_relaxed)) ||
+        atomic_load_explicit(&t->slot->mask, memory_order_relaxed) >= ITR_MASK_ALL || !itr_may_raise_here(broken)) {
+        /* A call that was broken for it goes on: it can be taken back again. */
+        atomic_store_explicit(&t->slot->committed, 0, memory_order_seq_cst);
         return false;
     }
     return itr_raise_next(t);
@@ -157,7 +159,7 @@ static PyObject *run(const struct itr_call *c, struct itr_thread *t) {
         Py_XDECREF(value);
         Py_XDECREF(traceback);
         Py_XDECREF(result);
-        if (itr_deliver_here(t)) {
+        if (itr_deliver_here(t, true)) {
             return NULL;
         }
         unbreakable = true; /* it may not be raised here: wait on */
@@ -242,7 +244,7 @@ PyObject *itr_dispatch(const struct itr_call *c) {
     if (c->row->kind == ITR_KIND_EFFECT || wraps_descriptor(c)) {
         return effect(c, t);
     }
-    if ((itr_thread_pending(t) || t->armed != NULL) && itr_deliver_here(t)) {
+    if ((itr_thread_pending(t) || t->armed != NULL) && itr_deliver_here(t, false)) {
         return NULL;
     }
     switch (c->row->kind) {

@@ -93,7 +93,7 @@ PyObject *itr_dispatch_lock(const struct itr_call *c, struct itr_thread *t) {
         !(c->row->module[1] == 'm' && parse(c, "block", &b))) {
         return itr_call_original(c);
     }
-    if ((itr_thread_pending(t) || t->armed != NULL) && itr_deliver_here(t)) {
+    if ((itr_thread_pending(t) || t->armed != NULL) && itr_deliver_here(t, false)) {
         return NULL;
     }
     PyObject *result = try_at_once(c, row);
@@ -115,7 +115,7 @@ PyObject *itr_dispatch_lock(const struct itr_call *c, struct itr_thread *t) {
             }
             return result;
         }
-        if (broken != 0 && itr_deliver_here(t)) {
+        if (broken != 0 && itr_deliver_here(t, true)) {
             Py_DECREF(result);
             return NULL;
         }
@@ -155,7 +155,7 @@ PyObject *itr_dispatch_queue(const struct itr_call *c, struct itr_thread *t) {
         }
         if (broken != 0) {
             PyErr_Clear();
-            if (itr_deliver_here(t)) {
+            if (itr_deliver_here(t, true)) {
                 return NULL;
             }
             PyErr_SetNone(empty);
@@ -214,7 +214,7 @@ PyObject *itr_dispatch_join(const struct itr_call *c, struct itr_thread *t) {
             return result;
         }
         Py_DECREF(result);
-        if (broken != 0 && itr_deliver_here(t)) {
+        if (broken != 0 && itr_deliver_here(t, true)) {
             return NULL;
         }
         unbreakable = unbreakable || broken != 0;

@@ -146,6 +146,16 @@ static void keep_hash(PyObject *from, PyObject *to) {
 #endif
 }
 
+static int put_table(PyCodeObject *code, const struct table *table) {
+    PyObject *repaired = write_table(table);
+    if (repaired == NULL) {
+        return -1;
+    }
+    keep_hash(code->co_exceptiontable, repaired);
+    code->co_exceptiontable = repaired; /* the old bytes stay alive: a look-up may be reading them */
+    return 0;
+}
+
 /* Units of cache behind JUMP_BACKWARD: the jump counts from behind them. */
 static int caches_after_jump(PyObject *bytes, int unit) {
     int units = 0;
@@ -154,6 +164,29 @@ static int caches_after_jump(PyObject *bytes, int unit) {
         units++;
     }
     return units;
+}
+
+#if PY_VERSION_HEX < 0x030D0000
+static bool harmless[256];
+
+static bool never_raises(unsigned char op) { return op == 0 || harmless[op]; /* 0: a cache */ }
+#endif
+
+int itr_table_setup(PyObject *opmap) {
+#if PY_VERSION_HEX < 0x030D0000
+    static const char *const names[] = {"NOP",          "JUMP_FORWARD", "JUMP_BACKWARD", "JUMP_BACKWARD_NO_INTERRUPT",
+                                        "RETURN_CONST", "RETURN_VALUE", "STORE_FAST",    "POP_TOP"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        PyObject *number = PyDict_GetItemString(opmap, names[i]);
+        long op = number == NULL ? -1 : PyLong_AsLong(number);
+        if (op >= 0 && op < 256) {
+            harmless[op] = true;
+        }
+    }
+#else
+    (void)opmap;
+#endif
+    return PyErr_Occurred() ? -1 : 0;
 }
 
 int itr_repair_table(PyCodeObject *code, PyObject *bytes, int lasti, int arg) {
@@ -165,21 +198,33 @@ int itr_repair_table(PyCodeObject *code, PyObject *bytes, int lasti, int arg) {
     int caches = caches_after_jump(bytes, unit);
     int target = unit + 1 + caches - arg;
     struct table table;
-    if (!read_table(old, &table, 2 * (1 + caches))) {
+    if (!read_table(old, &table, 2 * (2 + caches))) {
         return -1;
     }
     const struct entry *edge = entry_at(&table, unit);
     const struct entry *loop = target >= 0 ? entry_at(&table, target) : NULL;
-    int result = 0;
+    bool covered = false;
 #if PY_VERSION_HEX < 0x030D0000
-    /* Up to 3.12 the edge jumps before it checks, and the handler is looked up at the instruction in front of the
-     * target. Where a handler ends and jumps to the code behind its `try`, that is the last one of the `try`: an
-     * exception would be caught by the very handler that has just ended. The next check is as near. */
+    /* Up to 3.12 the edge jumps before it checks, and the handler is looked up at the unit in front of the target.
+     * Where a handler ends and jumps to the code behind its `try`, that is the last one of the `try`: an exception
+     * would be caught by the very handler that has just ended. The next check is as near. Where no handler covers it,
+     * it is given the loop's; but only if nothing else is ever looked up there. */
     const struct entry *proper = edge != NULL ? edge : loop;
     const struct entry *found = target > 0 ? entry_at(&table, target - 1) : NULL;
     if (found != NULL && (proper == NULL || (found->target != proper->target && !encloses(&table, found, proper)))) {
         PyMem_Free(table.entries);
         return -1;
+    }
+    if (found == NULL && proper != NULL && target > 0) {
+        if (!never_raises((unsigned char)PyBytes_AS_STRING(bytes)[(target - 1) * 2])) {
+            PyMem_Free(table.entries);
+            return -1;
+        }
+        covered = true;
+        struct entry handler = *proper;
+        insert(&table, target - 1, handler);
+        edge = entry_at(&table, unit); /* the entries have moved */
+        loop = entry_at(&table, target);
     }
 #endif
     if (loop != NULL && (edge == NULL || (edge->target != loop->target && encloses(&table, edge, loop)))) {
@@ -188,13 +233,26 @@ int itr_repair_table(PyCodeObject *code, PyObject *bytes, int lasti, int arg) {
         for (int at = unit; at <= unit + caches; at++) {
             insert(&table, at, handler);
         }
-        PyObject *repaired = write_table(&table);
-        if (repaired == NULL) {
-            result = -1;
-        } else {
-            keep_hash(old, repaired);
-            code->co_exceptiontable = repaired; /* the old bytes stay alive: a look-up may be reading them */
-        }
+        covered = true;
+    }
+    int result = covered ? put_table(code, &table) : 0;
+    PyMem_Free(table.entries);
+    return result;
+}
+
+int itr_cover_head(PyCodeObject *code, int head, int edge) {
+    struct table table;
+    if (PyBytes_GET_SIZE(code->co_exceptiontable) == 0) {
+        return 0;
+    }
+    if (!read_table(code->co_exceptiontable, &table, 2)) {
+        return -1;
+    }
+    const struct entry *handler = entry_at(&table, edge / 2);
+    int result = 0;
+    if (handler != NULL && entry_at(&table, head / 2) == NULL) {
+        insert(&table, head / 2, *handler);
+        result = put_table(code, &table);
     }
     PyMem_Free(table.entries);
     return result;

@@ -8,5 +8,10 @@
  * its own or only an outer one. 0: the table is right now. -1: it could not be repaired (with an exception set),
  * or this edge would raise into a handler that has just ended (3.11, 3.12). */
 int itr_repair_table(PyCodeObject *code, PyObject *bytes, int lasti, int arg);
+/* `opmap` is the module opcode's. */
+int itr_table_setup(PyObject *opmap);
+/* Give the loop's head at byte offset `head`, if it has no handler, that of the back edge that leads to it. As above.
+ */
+int itr_cover_head(PyCodeObject *code, int head, int edge);
 
 #endif

@@ -81,6 +81,11 @@ int itr_inject_setup(PyObject *opmap, PyObject *protected_list, PyObject *stdlib
             is_call[op] = true;
         }
     }
+#if PY_VERSION_HEX >= 0x030B0000
+    if (itr_table_setup(opmap) != 0) {
+        return -1;
+    }
+#endif
     op_resume = number(opmap, "RESUME");
     op_extended_arg = number(opmap, "EXTENDED_ARG");
     if (protected_globals == NULL) {
@@ -347,24 +352,37 @@ enum itr_fit itr_fit_position(struct itr_thread *t, PyThreadState *tstate) {
 }
 
 #if !ITR_BY_PENDING_CALL
-/* Where some jump back in this code leads to: like behind a back edge, only loop iterators are on the stack. */
-static bool is_loop_head(PyCodeObject *code, int lasti) {
-    PyObject *bytes = bytes_of(code);
-    bool found = false;
-    for (int at = lasti; bytes != NULL && !found && at + 1 < PyBytes_GET_SIZE(bytes); at += 2) {
+/* Where some jump back in this code leads to: like behind a back edge, only loop iterators are on the stack. Its
+ * position, or -1. */
+static int edge_to(PyObject *bytes, int lasti) {
+    for (int at = lasti; at + 1 < PyBytes_GET_SIZE(bytes); at += 2) {
         int op = 0, arg = 0;
         if (is_back_edge((const unsigned char *)PyBytes_AS_STRING(bytes), PyBytes_GET_SIZE(bytes), at, &op, &arg)) {
 #if PY_VERSION_HEX >= 0x030B0000
-            found = at + 2 - arg * 2 == lasti;
+            bool found = at + 2 - arg * 2 == lasti;
 #elif PY_VERSION_HEX >= 0x030A0000
-            found = arg * 2 == lasti;
+            bool found = arg * 2 == lasti;
 #else
-            found = arg == lasti;
+            bool found = arg == lasti;
 #endif
+            if (found) {
+                return at;
+            }
         }
     }
+    return -1;
+}
+
+static bool is_loop_head(PyCodeObject *code, int lasti) {
+    PyObject *bytes = bytes_of(code);
+    int edge = bytes == NULL ? -1 : edge_to(bytes, lasti);
+    bool ok = edge >= 0;
+#if PY_VERSION_HEX >= 0x030B0000
+    /* The `try` that begins a loop's body leaves a NOP at its head, which no table covers. */
+    ok = ok && itr_cover_head(code, lasti, edge) == 0;
+#endif
     Py_XDECREF(bytes);
-    return found;
+    return ok;
 }
 
 bool itr_fit_event(struct itr_thread *t, PyFrameObject *frame, bool call) {
@@ -430,7 +448,7 @@ static bool must_finish(PyFrameObject *frame, PyCodeObject *code) {
     return false;
 }
 
-bool itr_may_raise_here(void) {
+bool itr_may_raise_here(bool broken) {
     PyFrameObject *frame = PyThreadState_GetFrame(PyThreadState_Get());
     PyFrameObject *above = NULL; /* the frame that `frame` called */
     bool ok = true;
@@ -439,6 +457,10 @@ bool itr_may_raise_here(void) {
         PyCodeObject *code = PyFrame_GetCode(frame);
         if (top && must_finish(frame, code)) {
             ok = false;
+        } else if (named(code, "__del__")) {
+            /* Nobody can catch it there, and Popen's loses sight of a child. But a finalizer that waits is woken, and
+             * the interrupt is recorded again. */
+            ok = broken;
         } else if ((PyObject *)code == code_bootstrap) {
             /* threading's own bookkeeping around run(): nobody could catch it, and the thread would not be accounted
              * for. */

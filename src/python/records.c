@@ -221,7 +221,7 @@ bool itr_raise_next(struct itr_thread *t) {
 
 void itr_thread_end(struct itr_thread *t) {
     itr_async_recall(t);
-    itr_trace_stop(t->tstate);
+    itr_trace_stop(t);
     t->ended = true;
     while (PyList_GET_SIZE(t->queue) > 0) {
         itr_record *record = (itr_record *)PyList_GET_ITEM(t->queue, 0);

@@ -1,56 +1,81 @@
-/* Up to 3.11: a thread that is never seen at a fit instruction looks for one itself.
+/* Up to 3.11: the thread itself looks for a fit instruction.
  *
  * A C trace function is called in the thread at each call, at each line and behind each jump back. There nothing is
  * lost: at a loop's head only iterators are on the stack, and the source's own `try` covers it. It is there only while
- * an interrupt is pending, and only when nobody else traces the thread. */
+ * an interrupt is pending, in front of whatever else traces the thread (a debugger, coverage), which goes on seeing
+ * everything. */
 #include "core.h"
 
 #if !ITR_BY_PENDING_CALL
 
 #define MOST_EVENTS 20000 /* then the monitor asks again, later */
+#define LONG_NS 20000000
 
-static int on_event(PyObject *unused, PyFrameObject *frame, int what, PyObject *arg) {
-    (void)unused;
-    (void)arg;
+static int64_t now_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+static int on_event(PyObject *object, PyFrameObject *frame, int what, PyObject *arg) {
     struct itr_thread *t = itr_thread_current();
-    if (t == NULL || !itr_thread_pending(t) || t->armed != NULL || t->ended || t->redirect != NULL ||
-        atomic_load_explicit(&t->slot->mask, memory_order_relaxed) != ITR_MASK_NONE ||
-        ++t->trace_events > MOST_EVENTS) {
-        itr_trace_stop(PyThreadState_Get()); /* leaving a mask asks anew */
+    PyThreadState *tstate = PyThreadState_Get();
+    if (t == NULL) {
+        return 0;
+    }
+    if (t->traced_by != NULL) {
+        int result = t->traced_by(object, frame, what, arg);
+        if (result != 0 || tstate->c_tracefunc != on_event) {
+            return result; /* it failed, or has put something else in our common place */
+        }
+    }
+    if (!itr_thread_pending(t) || t->armed != NULL || t->ended || t->redirect != NULL ||
+        t->user_masks[ITR_MASK_ALL] != 0 || t->user_masks[ITR_MASK_BLOCKING] != 0 || ++t->trace_events > MOST_EVENTS) {
+        itr_trace_stop(t); /* leaving a mask asks anew */
         return 0;
     }
     if ((what != PyTrace_CALL && what != PyTrace_LINE) ||
         atomic_load_explicit(&t->slot->exact, memory_order_relaxed) != 0 ||
+        atomic_load_explicit(&t->slot->mask, memory_order_relaxed) != ITR_MASK_NONE ||
         !itr_fit_event(t, frame, what == PyTrace_CALL)) {
         return 0;
     }
-    itr_trace_stop(PyThreadState_Get());
+    itr_trace_stop(t);
     return itr_raise_next(t) ? -1 : 0;
 }
 
-bool itr_trace_start(struct itr_thread *t, PyThreadState *tstate) {
-    if (tstate->c_tracefunc == on_event) {
-        return true;
-    }
-    if (tstate->c_tracefunc != NULL) {
-        return false;
-    }
-    /* Inside an exact call too: it may be where it always is when somebody looks. */
-    if (t->user_masks[ITR_MASK_ALL] != 0 || t->user_masks[ITR_MASK_BLOCKING] != 0) {
-        return true; /* leaving that asks anew */
-    }
-    t->trace_events = 0;
-    if (_PyEval_SetTrace(tstate, on_event, NULL) != 0) {
+static bool set(struct itr_thread *t, Py_tracefunc function) {
+    PyObject *object = t->tstate->c_traceobj; /* what sys.gettrace() shows */
+    Py_XINCREF(object);
+    bool done = _PyEval_SetTrace(t->tstate, function, object) == 0;
+    Py_XDECREF(object);
+    if (!done) {
         PyErr_Clear(); /* an audit hook is against it */
-        return false;
     }
-    return true;
+    return done;
 }
 
-void itr_trace_stop(PyThreadState *tstate) {
-    if (tstate != NULL && tstate->c_tracefunc == on_event && _PyEval_SetTrace(tstate, NULL, NULL) != 0) {
-        PyErr_Clear();
+bool itr_trace_start(struct itr_thread *t, PyThreadState *tstate) {
+    /* Inside an exact call too: it may be where it always is when somebody looks. */
+    if (tstate->c_tracefunc == on_event || t->user_masks[ITR_MASK_ALL] != 0 || t->user_masks[ITR_MASK_BLOCKING] != 0) {
+        return true; /* leaving a mask asks anew */
     }
+    t->tstate = tstate;
+    t->trace_events = 0;
+    t->traced_since_ns = now_ns();
+    t->traced_by = tstate->c_tracefunc;
+    return set(t, on_event);
+}
+
+void itr_trace_stop(struct itr_thread *t) {
+    if (t->tstate != NULL && t->tstate->c_tracefunc == on_event) {
+        set(t, t->traced_by);
+    }
+}
+
+bool itr_trace_in_vain(struct itr_thread *t) {
+    return t->tstate != NULL && t->tstate->c_tracefunc == on_event && t->trace_events == 0 &&
+           now_ns() - t->traced_since_ns > LONG_NS;
 }
 
 #else
@@ -59,5 +84,9 @@ bool itr_trace_start(struct itr_thread *t, PyThreadState *tstate) {
     (void)tstate;
     return false;
 }
-void itr_trace_stop(PyThreadState *tstate) { (void)tstate; }
+void itr_trace_stop(struct itr_thread *t) { (void)t; }
+bool itr_trace_in_vain(struct itr_thread *t) {
+    (void)t;
+    return false;
+}
 #endif

@@ -7,13 +7,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import TextIO
 
 import interruptible_threading
 import pytest
 from interruptible_threading import _preload
 
-HANG_GUARD = 300.0
+HANG_GUARD = 100.0
 RESTARTED = "INTERRUPTIBLE_TESTS_RESTARTED"
+#: The standard error of the run itself, which is not captured.
+STDERR = pytest.StashKey[TextIO]()
 
 
 def _restart_preloaded(config: pytest.Config) -> None:
@@ -35,6 +38,12 @@ def pytest_configure(config: pytest.Config) -> None:
             raise pytest.UsageError(f"the library is not preloaded, though {_preload.VARIABLE}={os.environ.get(_preload.VARIABLE)}")
         _restart_preloaded(config)
     interruptible_threading.install_patches()
+    capture = config.pluginmanager.getplugin("capturemanager")
+    if capture is not None:
+        capture.suspend_global_capture()
+    config.stash[STDERR] = os.fdopen(os.dup(2), "w")
+    if capture is not None:
+        capture.resume_global_capture()
 
 
 def pytest_report_header() -> list[str]:
@@ -45,7 +54,7 @@ def pytest_report_header() -> list[str]:
 def _hang_guard(request: pytest.FixtureRequest) -> Iterator[None]:
     """A test that hangs with the GIL held ends the run with every thread's stack, instead of staying for ever."""
     marker = request.node.get_closest_marker("hang_guard")
-    faulthandler.dump_traceback_later(marker.args[0] if marker else HANG_GUARD, exit=True, file=sys.__stderr__)
+    faulthandler.dump_traceback_later(marker.args[0] if marker else HANG_GUARD, exit=True, file=request.config.stash[STDERR])
     yield
     faulthandler.cancel_dump_traceback_later()
 

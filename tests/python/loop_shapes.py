@@ -297,9 +297,10 @@ class Runner(threading.Thread):
     """Runs a shape again and again. The next interrupt may come when ``turn`` is odd and ``w.ready``: it is inside the
     guard. A mask holds back what comes elsewhere."""
 
-    def __init__(self, shape: Callable[[Witness], None], turns: int, around: Callable[[Callable[[], None]], None] | None = None) -> None:
+    def __init__(self, shape: Callable[[Witness], None], turns: int, around: Any = None, swallow: bool = False) -> None:
         super().__init__(daemon=True)
         self.w = Witness()
+        self.w.swallow = swallow
         self.shape = shape
         self.turns = turns
         self.turn = 0

@@ -10,8 +10,6 @@ from interruptible_threading import interrupt
 from loop_shapes import GUARDS, LAST_ROW, MEASURED, MORE, Runner, build
 from stress_support import count, until
 
-pytestmark = pytest.mark.soak
-
 LOOPS = {**MEASURED, **LAST_ROW, **MORE}
 #: No entry in the table anywhere: an interrupt escapes, as Ctrl-C does.
 HOPELESS = sys.version_info[:2] in ((3, 11), (3, 12))
@@ -50,11 +48,15 @@ def check(runner: Runner, guard: str, turns: int) -> None:
     assert w.exits == (turns if "manager" in GUARDS[guard] else 0)
 
 
+#: Here 3.10 never looks whether another thread wants to run: whatever follows a jump to a SETUP_FINALLY, it is no check.
+DEAF = {"inner try"} if sys.version_info[:2] == (3, 10) else set()
+
+
 def run(loop: str, guard: str, turns: int, *, around: Any = None, swallow: bool = False) -> Runner:
+    if loop in DEAF:
+        pytest.skip("this interpreter would never let another thread run")
     shape = build(LOOPS[loop], GUARDS[guard])
-    runner = Runner.__new__(Runner)
-    runner.__init__(shape, turns, around)  # type: ignore[misc]
-    runner.w.swallow = swallow
+    runner = Runner(shape, turns, around, swallow)
     drive(runner)
     if loop in LAST_ROW and HOPELESS:
         return runner
@@ -142,10 +144,15 @@ def test_repaired_table(loop: str, guard: str) -> None:
     assert hash(code) == hash_before == hash(twin)
     for unit in range(len(code.co_code) // 2):
         if after.get(unit) != before.get(unit):
-            assert unit in jumps, f"unit {unit} is no back edge"
-            assert after.get(unit) == before.get(jumps[unit])
+            if unit in jumps.values():  # a loop's head that no handler covered: like the edge
+                assert before.get(unit) is None
+                assert after[unit] in [after.get(edge) for edge, head in jumps.items() if head == unit]
+            else:
+                assert unit in jumps, f"unit {unit} is no back edge"
+                assert after.get(unit) == before.get(jumps[unit])
 
 
+@pytest.mark.skipif(sys.version_info[:2] == (3, 10), reason="this interpreter would never let another thread run")
 @pytest.mark.parametrize("kind", ["finally", "else"])
 def test_a_finished_try_is_not_entered_again(kind: str) -> None:
     """An interrupt between two rounds is none of the `try` that one of them has left."""
