@@ -5,7 +5,6 @@
 #include "signals.h"
 
 #include <errno.h>
-#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -255,7 +254,6 @@ static void stop_locked(void) {
     }
     stopping = true;
     pthread_t thread = monitor_thread;
-    pid_t tid = monitor_tid;
     if (alarmed) {
         set_alarm(1); /* in the past: at once */
     }
@@ -264,8 +262,10 @@ static void stop_locked(void) {
     pthread_join(thread, NULL);
     /* The join returns a moment before the kernel has forgotten the task, and CPython 3.12+ counts tasks after a fork
      * to warn about them. */
-    for (int i = 0; i < 1000 && tid != 0 && syscall(SYS_tgkill, getpid(), tid, 0) == 0; i++) {
-        sched_yield();
+    pid_t tid = monitor_tid; /* which it may have written only now */
+    const struct timespec moment = {0, 20000};
+    for (int i = 0; i < 2000 && tid != 0 && syscall(SYS_tgkill, getpid(), tid, 0) == 0; i++) {
+        itr_real.clock_nanosleep(CLOCK_MONOTONIC, 0, &moment, NULL);
     }
     pthread_mutex_lock(&monitor_lock);
     stopping = false;

@@ -38,6 +38,10 @@ class _ThreadingModule(ModuleType):
         if vars(self).pop("Thread", None) is None:
             raise AttributeError("Thread")
 
+    # Not the module type's own: from 3.14 on the interpreter takes whatever has that for a plain module, and reads the
+    # dictionary without asking the property.
+    __getattribute__ = object.__getattribute__
+
     def __reduce__(self) -> tuple[Any, ...]:
         # cloudpickle and dill know modules by their exact type, and would fail on this one.
         return importlib.import_module, (self.__name__,)

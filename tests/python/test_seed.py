@@ -357,8 +357,18 @@ def test_children_are_interruptible(quiet: None) -> None:
             worker = executor.submit(threading.current_thread).result()
         return [threading.Thread, type(worker)]
 
+    def name() -> type[threading.Thread]:
+        return threading.Thread
+
+    for _ in range(100):  # the interpreter specialises what reads a module's attribute
+        assert name() is PlainThread
+        with ThreadPoolExecutor(1) as executor:
+            executor.submit(int).result()
     thread = Seeded(call)
     assert thread.finish() is None
     assert thread.result == [InterruptibleThread, InterruptibleThread]
+    other = Seeded(name)
+    assert other.finish() is None
+    assert other.result is InterruptibleThread
     assert threading.Thread is PlainThread
     assert Worker(lambda: threading.Thread).value() is PlainThread
