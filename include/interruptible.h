@@ -19,7 +19,7 @@ extern "C" {
 #endif
 
 /* The layout and meaning of everything in this header and of the slot. A mismatch is refused, never guessed. */
-#define ITR_ABI_VERSION 1u
+#define ITR_ABI_VERSION 2u
 
 #define ITR_OK 0          /* done; for itr_interrupt: recorded */
 #define ITR_COALESCED 1   /* one was pending already: the two will be delivered as one */
@@ -82,8 +82,19 @@ struct itr_where {
     uint64_t parks;     /* parks so far */
     int32_t native_id;  /* the kernel's thread id */
     int32_t wake_fails; /* wake-ups not acknowledged in time */
+    char library[64];   /* parked: file name of the object that made the call, "" when it is the program itself */
 };
 int itr_where(pthread_t thread, struct itr_where *where);
+
+/* What the waits of a library that is neither Python nor known to this one are told while an interrupt is pending. */
+#define ITR_LIBRARY_ONCE 0   /* EINTR, once per interrupt (the default: it is safe for everybody) */
+#define ITR_LIBRARY_FAIL 1   /* ECANCELED, as long as it is pending: for libraries that retry on EINTR */
+#define ITR_LIBRARY_SLEEPS 2 /* sleeps end early as long as it is pending; other waits as ITR_LIBRARY_ONCE */
+
+/* Say how the library takes it whose file name begins with `stem`, followed by one of ".-_": "libpq" is both libpq.so.5
+ * and libpq-e9b5c9ac.so.5.18. The latest registration counts, and before what is built in. Returns ITR_OK; -EINVAL when
+ * `stem` is empty, contains a slash or is longer than 63 bytes, or for another policy; -ENOSPC after 64 of them. */
+int itr_register_library(const char *stem, int policy);
 
 #ifdef __cplusplus
 }

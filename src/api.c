@@ -1,6 +1,7 @@
 /* The C API (interruptible.h), and the table that the CPython stub uses (api.h). */
 #include "api.h"
 
+#include "foreign.h"
 #include "late_bind.h"
 #include "monitor.h"
 #include "preload.h"
@@ -158,11 +159,13 @@ EXPORT int itr_where(pthread_t thread, struct itr_where *where) {
     where->mask = (int)atomic_load_explicit(&slot->mask, memory_order_relaxed);
     where->pending = atomic_load_explicit(&slot->pending, memory_order_relaxed) != 0;
     where->exact = atomic_load_explicit(&slot->exact, memory_order_relaxed) != 0;
+    const void *caller = parked ? atomic_load_explicit(&slot->caller, memory_order_relaxed) : NULL;
     where->since_ns = atomic_load_explicit(&slot->since_ns, memory_order_relaxed);
     where->parks = atomic_load_explicit(&slot->parks, memory_order_relaxed);
     where->native_id = slot->tid;
     where->wake_fails = (int32_t)slot->wake_fails;
     itr_unlock(slot);
+    itr_foreign_name(caller, where->library, sizeof where->library);
     return ITR_OK;
 }
 
@@ -235,7 +238,11 @@ EXPORT const struct itr_stub_api *itr_stub_api(void) {
         .active = itr_active,
         .preloaded = itr_preloaded,
         .bind = itr_late_bind,
+        .bind_too = itr_late_bind_too,
         .unbind = itr_late_unbind,
+        .register_library = itr_register_library,
+        .foreign_known = itr_foreign_known,
+        .foreign_name = itr_foreign_name,
         .bound = itr_late_bound,
         .signal_number = itr_signal_number,
         .signal_ours = itr_signals_ours,

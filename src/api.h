@@ -4,6 +4,7 @@
 #define ITR_API_H
 
 #include "flag_table.h"
+#include "foreign.h"
 #include "interruptible.h"
 #include "park.h"
 
@@ -37,7 +38,11 @@ struct itr_stub_api {
     int (*active)(void);
     bool (*preloaded)(void);
     int (*bind)(void);
+    void (*bind_too)(const char *name, void (*wrapper)(void), void (*real)(void));
     void (*unbind)(void);
+    int (*register_library)(const char *stem, int policy);
+    bool (*foreign_known)(size_t at, struct itr_foreign_entry *entry);
+    void (*foreign_name)(const void *caller, char *name, size_t size);
     int (*bound)(void);
     int (*signal_number)(void);
     bool (*signal_ours)(void);

@@ -57,11 +57,15 @@ struct itr_slot {
     const void *frame; /* target: Python's frame at the entry of the exact call */
     const void *tstate;
     uint64_t generation_counter; /* target: of park words */
+    const void *policy_of;       /* target: the last foreign caller whose policy was looked up (foreign.c) */
+    uint32_t policy_generation;
+    int policy;
 
     /* -- written by the target when it parks, read by anybody ------------------------------------------------------ */
     _Alignas(ITR_CACHE_LINE) _Atomic uint64_t parks;
     _Atomic int64_t since_ns;
     _Atomic(const char *) call;
+    _Atomic(const void *) caller; /* a return address */
     _Atomic int fd;
     /* The wait's deadline. The kernel reads it while a waker may zero it; see itr_wake(). */
     struct timespec deadline;

@@ -34,6 +34,7 @@ static pthread_mutex_t bind_lock = PTHREAD_MUTEX_INITIALIZER; /* one pass at a t
 static bool wanted;
 static int bound;
 static unsigned long long seen_adds, seen_subs;
+static bool complete; /* ... and everything that was there then is bound */
 
 bool itr_late_wanted(void) { return wanted; }
 int itr_late_bound(void) { return __atomic_load_n(&bound, __ATOMIC_RELAXED); }
@@ -86,6 +87,21 @@ static const struct row *find_row(const char *name) {
     return NULL;
 }
 
+/* A function of CPython's (PyErr_CheckSignals), for extension modules only. */
+static struct {
+    const char *name;
+    any_function wrapper, real;
+} too;
+
+void itr_late_bind_too(const char *name, void (*wrapper)(void), void (*real)(void)) {
+    pthread_mutex_lock(&bind_lock);
+    too.name = name;
+    too.wrapper = wrapper;
+    too.real = real;
+    complete = false; /* look at every object again */
+    pthread_mutex_unlock(&bind_lock);
+}
+
 /* ---- one object
  * -------------------------------------------------------------------------------------------------------------- */
 
@@ -99,7 +115,9 @@ struct object {
 };
 
 struct pass {
-    bool bind; /* else: unbind */
+    bool bind;      /* else: unbind */
+    bool libc_;     /* the rows of calls.def; not when they reach us anyway */
+    bool extension; /* the object at hand is an extension module, or a library of one's */
     int changed, total;
     uintptr_t libc, self;
     unsigned long long adds, subs;
@@ -171,6 +189,22 @@ static bool store(const struct object *o, any_function *slot, any_function value
     return true;
 }
 
+static void rebind(struct pass *pass, const struct object *o, any_function *slot, any_function wrapper,
+                   any_function real, bool count) {
+    any_function now = __atomic_load_n(slot, __ATOMIC_ACQUIRE);
+    if (now == NULL) {
+        return; /* a weak reference that the program tests */
+    }
+    if (pass->bind) {
+        if (now == wrapper || store(o, slot, wrapper)) {
+            pass->changed += count && now != wrapper;
+            pass->total += count;
+        }
+    } else if (now == wrapper) {
+        pass->changed += store(o, slot, real) && count;
+    }
+}
+
 static void visit_slot(struct pass *pass, const struct object *o, const ElfW(Rela) * relocation) {
     unsigned long type = ELF64_R_TYPE(relocation->r_info);
     if (type != JUMP_SLOT && type != GLOB_DAT) {
@@ -180,22 +214,15 @@ static void visit_slot(struct pass *pass, const struct object *o, const ElfW(Rel
     if (symbol->st_shndx != SHN_UNDEF) {
         return; /* the object's own function of that name */
     }
-    const struct row *row = find_row(o->strings + symbol->st_name);
-    if (row == NULL || *row->real == NULL) {
+    const char *name = o->strings + symbol->st_name;
+    any_function *slot = (any_function *)(o->base + relocation->r_offset);
+    if (pass->extension && too.name != NULL && strcmp(name, too.name) == 0) {
+        rebind(pass, o, slot, too.wrapper, too.real, false);
         return;
     }
-    any_function *slot = (any_function *)(o->base + relocation->r_offset);
-    any_function now = __atomic_load_n(slot, __ATOMIC_ACQUIRE);
-    if (now == NULL) {
-        return; /* a weak reference that the program tests */
-    }
-    if (pass->bind) {
-        if (now == row->wrapper || store(o, slot, row->wrapper)) {
-            pass->changed += now != row->wrapper;
-            pass->total++;
-        }
-    } else if (now == row->wrapper) {
-        pass->changed += store(o, slot, *row->real);
+    const struct row *row = pass->libc_ ? find_row(name) : NULL;
+    if (row != NULL && *row->real != NULL) {
+        rebind(pass, o, slot, row->wrapper, *row->real, true);
     }
 }
 
@@ -227,13 +254,21 @@ static bool is_left_alone(const struct pass *pass, const struct dl_phdr_info *in
     return false;
 }
 
+/* Neither the interpreter nor one of its own modules: these know how to treat a broken call without being told. */
+static bool is_extension(const struct dl_phdr_info *info) {
+    const char *name = info->dlpi_name;
+    return name != NULL && name[0] != '\0' && strstr(name, "/libpython") == NULL &&
+           strstr(name, "/lib-dynload/") == NULL;
+}
+
 static int visit_object(struct dl_phdr_info *info, size_t size, void *arg) {
     (void)size;
     struct pass *pass = arg;
     struct object o;
     pass->adds = info->dlpi_adds;
     pass->subs = info->dlpi_subs;
-    if (!is_left_alone(pass, info) && read_object(info, &o)) {
+    pass->extension = is_extension(info);
+    if ((pass->libc_ || pass->extension) && !is_left_alone(pass, info) && read_object(info, &o)) {
         for (int table = 0; table < 2; table++) {
             for (size_t i = 0; o.tables[table] != NULL && i < o.counts[table]; i++) {
                 visit_slot(pass, &o, &o.tables[table][i]);
@@ -252,11 +287,12 @@ static int only_counters(struct dl_phdr_info *info, size_t size, void *arg) {
 }
 
 static struct pass new_pass(bool bind) {
-    return (struct pass){.bind = bind, .libc = (uintptr_t)itr_real.read, .self = (uintptr_t)&itr_late_bind};
+    return (struct pass){
+        .bind = bind, .libc_ = !itr_preloaded(), .libc = (uintptr_t)itr_real.read, .self = (uintptr_t)&itr_late_bind};
 }
 
 int itr_late_bind(void) {
-    if (itr_preloaded()) {
+    if (itr_preloaded() && too.name == NULL) {
         return 0;
     }
     struct pass pass = new_pass(true);
@@ -266,10 +302,11 @@ int itr_late_bind(void) {
     }
     wanted = true;
     dl_iterate_phdr(only_counters, &pass);
-    if (pass.adds != seen_adds || pass.subs != seen_subs || bound == 0) {
+    if (pass.adds != seen_adds || pass.subs != seen_subs || !complete) {
         dl_iterate_phdr(visit_object, &pass);
         seen_adds = pass.adds;
         seen_subs = pass.subs;
+        complete = true;
         __atomic_store_n(&bound, pass.total, __ATOMIC_RELAXED);
     }
     pthread_mutex_unlock(&bind_lock);
@@ -281,7 +318,7 @@ void itr_late_unbind(void) {
     pthread_mutex_lock(&bind_lock);
     if (wanted) {
         dl_iterate_phdr(visit_object, &pass);
-        wanted = false;
+        wanted = complete = false;
         __atomic_store_n(&bound, 0, __ATOMIC_RELAXED);
     }
     pthread_mutex_unlock(&bind_lock);
@@ -290,6 +327,11 @@ void itr_late_unbind(void) {
 #else /* a processor whose relocation types nobody has looked up */
 
 int itr_late_bind(void) { return itr_preloaded() ? 0 : -ENOSYS; }
+void itr_late_bind_too(const char *name, void (*wrapper)(void), void (*real)(void)) {
+    (void)name;
+    (void)wrapper;
+    (void)real;
+}
 void itr_late_unbind(void) {}
 
 #endif

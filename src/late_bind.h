@@ -7,6 +7,9 @@
 /* Point the calls of every loaded object at the wrappers; look again only when objects have come or gone since. Nothing
  * to do when the library was preloaded. Not async-signal-safe. Returns the slots rebound by this call, or -errno. */
 int itr_late_bind(void);
+/* With the libc calls, also when preloaded: point extension modules' calls of `name`, one more function, at `wrapper`.
+ * The interpreter and its own modules keep theirs. Once; before the first itr_late_bind() or again after it. */
+void itr_late_bind_too(const char *name, void (*wrapper)(void), void (*real)(void));
 /* Point them back. */
 void itr_late_unbind(void);
 /* Slots that point at the wrappers now. */

@@ -14,6 +14,7 @@
  * the last signal that was sent, and empties the pipe. What comes later was not sent by us. */
 #include "park.h"
 
+#include "foreign.h"
 #include "interruptible.h"
 #include "preload.h"
 #include "self_pipe.h"
@@ -45,6 +46,18 @@ static bool may_break(const struct itr_park *p) {
     return (p->class_ & NEVER_FOREIGN) == 0;
 }
 
+/* CPython's own call, a C thread that wants it so, or a library that is known to take it. */
+static void set_manner(struct itr_park *p) {
+    struct itr_slot *slot = p->slot;
+    p->sleeps = false;
+    p->firm = p->exact || slot->strict;
+    if (!p->firm) {
+        int policy = itr_foreign_policy(slot, atomic_load_explicit(&slot->caller, memory_order_relaxed));
+        p->sleeps = policy == ITR_LIBRARY_SLEEPS && p->class_ == ITR_SLEEP;
+        p->firm = policy == ITR_LIBRARY_FAIL || p->sleeps;
+    }
+}
+
 bool itr_park_begin(struct itr_park *p, enum itr_kind wanted, uint32_t class_, const char *call, int fd) {
     struct itr_slot *slot = itr_self;
     if (slot == NULL || atomic_load_explicit(&slot->park, memory_order_relaxed) != 0) {
@@ -57,18 +70,19 @@ bool itr_park_begin(struct itr_park *p, enum itr_kind wanted, uint32_t class_, c
     p->call = call;
     p->fd = fd;
     p->broken = p->woken = false;
-    p->exact = false;
+    p->exact = p->empty = false;
     bool closed = false;
     if (row != 0 && !(suspended != NULL && suspended(slot))) {
         p->exact = (row & class_) != 0;
+        p->empty = p->exact && (row & ITR_FAILS) == 0;
         closed = !p->exact; /* a call the row does not name: not ours to fail */
     }
     p->kind = closed || !may_break(p) ? ITR_PARK_CLOSED : wanted;
-    if (!p->exact && !slot->strict && p->kind == ITR_PARK_FDSET) {
+    set_manner(p);
+    if (!p->firm && p->kind == ITR_PARK_FDSET) {
         p->kind = ITR_PARK_SIGNAL; /* a foreign caller is told EINTR: no need of a pipe */
     }
-    p->word = ++slot->generation_counter << ITR_PARK_GENERATION | (uint64_t)p->kind |
-              (p->exact || slot->strict ? 0 : ITR_PARK_FOREIGN);
+    p->word = ++slot->generation_counter << ITR_PARK_GENERATION | (uint64_t)p->kind | (p->firm ? 0 : ITR_PARK_FOREIGN);
     atomic_store_explicit(&slot->call, call, memory_order_relaxed);
     atomic_store_explicit(&slot->fd, fd, memory_order_relaxed);
     atomic_store_explicit(&slot->since_ns, itr_now_ns(), memory_order_relaxed);
@@ -83,7 +97,7 @@ static bool take_break(struct itr_park *p) {
     if (p->kind == ITR_PARK_CLOSED || atomic_load_explicit(&slot->pending, memory_order_seq_cst) == 0) {
         return false;
     }
-    if (!p->exact && !slot->strict) {
+    if (!p->firm) {
         /* One interrupt ends one foreign park. */
         return atomic_exchange_explicit(&slot->foreign_done, 1, memory_order_relaxed) == 0;
     }
@@ -143,7 +157,7 @@ bool itr_park_enter(struct itr_park *p) {
     p->sent_before = atomic_load_explicit(&p->slot->sig_sent, memory_order_relaxed);
     atomic_store_explicit(&p->slot->park, p->word, memory_order_seq_cst);
     /* A foreign connect that was never issued must not fail; see NEVER_FOREIGN. */
-    bool at_entry = p->exact || p->slot->strict || (p->class_ & ITR_CONNECT) == 0;
+    bool at_entry = p->firm || (p->class_ & ITR_CONNECT) == 0;
     if (at_entry && take_break(p)) {
         unannounce(p);
         p->broken = true;
@@ -172,7 +186,7 @@ int itr_break_errno(const struct itr_park *p) {
     if (p->exact && p->slot->break_errno != 0) {
         return p->slot->break_errno;
     }
-    return p->exact || p->slot->strict ? ECANCELED : EINTR;
+    return p->firm ? ECANCELED : EINTR;
 }
 
 /* Zero is in the past for an absolute deadline and no time for a relative one. The two words are not written

@@ -23,8 +23,16 @@ enum itr_class {
     ITR_FLOCK = 1u << 14,
     ITR_SIGWAIT = 1u << 15,
     ITR_IPC = 1u << 16,
-    ITR_MISC = 1u << 17
+    ITR_MISC = 1u << 17,
+    /* No class: a broken call says ECANCELED, whatever it is. Else polls say that nothing is ready. */
+    ITR_FAILS = 1u << 30,
+    /* For the stub: what Python code raises that runs inside the exact call is lost. */
+    ITR_SWALLOWS = 1u << 29
 };
+
+/* In the wrapper itself, before anything else: whose call is it? */
+#define ITR_NOTE_CALLER()                                                                                              \
+    atomic_store_explicit(&itr_self->caller, (const void *)__builtin_return_address(0), memory_order_relaxed)
 
 struct itr_park {
     struct itr_slot *slot;
@@ -34,6 +42,9 @@ struct itr_park {
     uint32_t class_;
     enum itr_kind kind;
     bool exact;  /* inside an exact call that names this class */
+    bool empty;  /* ... and a broken poll says that nothing is ready */
+    bool firm;   /* every wait fails while an interrupt is pending; else it is told once */
+    bool sleeps; /* ... and a sleep does so by ending early */
     bool broken; /* the call must report the interrupt now */
     bool woken;  /* a waker touched this park: an early return may be its doing */
     int saved_errno;

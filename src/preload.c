@@ -96,6 +96,33 @@ struct itr_real_calls itr_real = {
 /* ---- the exported ones
  * ----------------------------------------------------------------------------------------------------- */
 
+#if defined(__x86_64__)
+#define LANDING "endbr64"
+#define JUMP "jmp"
+#elif defined(__aarch64__)
+#define LANDING "hint #34" /* bti c */
+#define JUMP "b"
+#endif
+
+#ifdef JUMP
+/* A jump and nothing else, however this file is compiled: the wrapper finds the arguments where its caller has put
+ * them, variable ones too, and its return address says which library that is (foreign.c). */
+#define ITR_ROW(ret, name, body, class_, fd, params, args)                                                             \
+    __asm__(".pushsection .text\n"                                                                                     \
+            ".p2align 4\n"                                                                                             \
+            ".globl " #name "\n"                                                                                       \
+            ".type " #name ", %function\n" #name ":\n"                                                                 \
+            ".cfi_startproc\n"                                                                                         \
+            "\t" LANDING "\n"                                                                                          \
+            "\t" JUMP " itr_call_" #name "\n"                                                                          \
+            ".cfi_endproc\n"                                                                                           \
+            ".size " #name ", . - " #name "\n"                                                                         \
+            ".popsection");
+#include "calls.def"
+#undef ITR_ROW
+
+#else
+/* A call that optimisation makes a jump. Where it does not, no foreign library is known by name. */
 #define EXPORT __attribute__((visibility("default")))
 
 #define EXPORT_SIGNAL(ret, name, params, args)                                                                         \
@@ -120,6 +147,7 @@ struct itr_real_calls itr_real = {
 #include "calls.def"
 #undef ITR_ROW
 VARIADIC(EXPORT_VARIADIC)
+#endif
 
 /* ---- life
  * ------------------------------------------------------------------------------------------------------------------ */

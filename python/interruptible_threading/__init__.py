@@ -9,6 +9,7 @@ from ._checks import check_interrupt, clear_interrupt, interruptible_checkpoint,
 from ._core import Handle as InterruptHandle
 from ._exceptions import ThreadInterrupted
 from ._exceptions import _ThreadInterruptedKeyboard as _ThreadInterruptedKeyboard  # pickled under this name
+from ._libraries import register_library
 from ._masks import critical_section, deliver_on_blocking, interrupts_disabled, uninterruptible
 from ._polling import set_poll_interval
 from ._sockets import interruptible_accept, interruptible_recv, interruptible_send
@@ -38,6 +39,7 @@ __all__ = [
     "interrupts_disabled",
     "is_interrupted",
     "periodic_checkpoint",
+    "register_library",
     "run_interruptible",
     "set_poll_interval",
     "status",

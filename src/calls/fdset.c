@@ -106,7 +106,7 @@ static int park_poll(struct poll_call *c, const char *name) {
             continue;
         }
         if (p.broken) {
-            if (p.exact && c->n > 0) {
+            if (p.empty && c->n > 0) {
                 clear_poll(c);
                 return 0;
             }
@@ -133,6 +133,7 @@ int itr_call_poll(struct pollfd *fds, nfds_t n, int timeout) {
     if (ITR_LIKELY(itr_self == NULL)) {
         return itr_real.poll(fds, n, timeout);
     }
+    ITR_NOTE_CALLER();
     struct poll_call c = {.fds = fds, .n = n, .timeout = timeout};
     return park_poll(&c, "poll");
 }
@@ -141,6 +142,7 @@ int itr_call_ppoll(struct pollfd *fds, nfds_t n, const struct timespec *timeout,
     if (ITR_LIKELY(itr_self == NULL)) {
         return itr_real.ppoll(fds, n, timeout, mask);
     }
+    ITR_NOTE_CALLER();
     sigset_t copy;
     struct poll_call c = {.fds = fds, .n = n, .timespec = timeout, .mask = without_ours(mask, &copy), .is_ppoll = true};
     return park_poll(&c, "ppoll");
@@ -151,6 +153,7 @@ int itr_call___poll_chk(struct pollfd *fds, nfds_t n, int timeout, size_t size) 
     if (ITR_LIKELY(itr_self == NULL) || size / sizeof *fds < n) {
         return itr_real.__poll_chk(fds, n, timeout, size);
     }
+    ITR_NOTE_CALLER();
     return itr_call_poll(fds, n, timeout);
 }
 
@@ -159,6 +162,7 @@ int itr_call___ppoll_chk(struct pollfd *fds, nfds_t n, const struct timespec *ti
     if (ITR_LIKELY(itr_self == NULL) || size / sizeof *fds < n) {
         return itr_real.__ppoll_chk(fds, n, timeout, mask, size);
     }
+    ITR_NOTE_CALLER();
     return itr_call_ppoll(fds, n, timeout, mask);
 }
 
@@ -270,7 +274,7 @@ static int park_select(struct select_call *c, const char *name) {
             again = itr_park_leave(&p, result == 0 || lost || (result == -1 && errno == EINTR)) || (lost && !p.broken);
         }
         if (p.broken) {
-            if (p.exact && c->n > 0) {
+            if (p.empty && c->n > 0) {
                 clear_select(c);
                 return 0;
             }
@@ -306,6 +310,7 @@ int itr_call_select(int n, fd_set *r, fd_set *w, fd_set *e, struct timeval *time
     if (ITR_LIKELY(itr_self == NULL)) {
         return itr_real.select(n, r, w, e, timeout);
     }
+    ITR_NOTE_CALLER();
     struct select_call c = {.n = n, .sets = {r, w, e}, .timeval = timeout};
     return park_select(&c, "select");
 }
@@ -314,6 +319,7 @@ int itr_call_pselect(int n, fd_set *r, fd_set *w, fd_set *e, const struct timesp
     if (ITR_LIKELY(itr_self == NULL)) {
         return itr_real.pselect(n, r, w, e, timeout, mask);
     }
+    ITR_NOTE_CALLER();
     sigset_t copy;
     struct select_call c = {
         .n = n, .sets = {r, w, e}, .timespec = timeout, .mask = without_ours(mask, &copy), .is_pselect = true};
@@ -367,7 +373,7 @@ static int park_epoll(const struct epoll_call *c, const char *name) {
             again = itr_park_leave(&p, result == 0 || (result == -1 && errno == EINTR));
         }
         if (p.broken) {
-            if (p.exact) {
+            if (p.empty) {
                 return 0;
             }
             errno = itr_break_errno(&p);
@@ -390,6 +396,7 @@ int itr_call_epoll_wait(int epfd, struct epoll_event *events, int max, int timeo
     if (ITR_LIKELY(itr_self == NULL)) {
         return itr_real.epoll_wait(epfd, events, max, timeout);
     }
+    ITR_NOTE_CALLER();
     struct epoll_call c = {.fd = epfd, .events = events, .max = max, .timeout = timeout, .which = EPOLL_WAIT};
     return park_epoll(&c, "epoll_wait");
 }
@@ -398,6 +405,7 @@ int itr_call_epoll_pwait(int epfd, struct epoll_event *events, int max, int time
     if (ITR_LIKELY(itr_self == NULL)) {
         return itr_real.epoll_pwait(epfd, events, max, timeout, mask);
     }
+    ITR_NOTE_CALLER();
     sigset_t copy;
     struct epoll_call c = {.fd = epfd,
                            .events = events,
@@ -413,6 +421,7 @@ int itr_call_epoll_pwait2(int epfd, struct epoll_event *events, int max, const s
     if (ITR_LIKELY(itr_self == NULL)) {
         return itr_real.epoll_pwait2(epfd, events, max, timeout, mask);
     }
+    ITR_NOTE_CALLER();
     sigset_t copy;
     struct epoll_call c = {.fd = epfd,
                            .events = events,

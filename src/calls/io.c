@@ -31,6 +31,7 @@ int itr_call_connect(int fd, const struct sockaddr *addr, socklen_t len) {
     if (ITR_LIKELY(itr_self == NULL)) {
         return itr_real.connect(fd, addr, len);
     }
+    ITR_NOTE_CALLER();
     int result;
     bool issued = false;
     ITR_RUN_SIGNAL_PARK(result, ITR_CONNECT, "connect", fd,
@@ -60,6 +61,7 @@ static bool takes_mode(int flags) { return (flags & (O_CREAT | __O_TMPFILE)) != 
     if (ITR_LIKELY(itr_self == NULL)) {                                                                                \
         return CALL;                                                                                                   \
     }                                                                                                                  \
+    ITR_NOTE_CALLER();                                                                                                 \
     int result;                                                                                                        \
     ITR_RUN_SIGNAL_PARK(result, ITR_OPEN, label, -1, CALL, -1);                                                        \
     return result;
@@ -88,6 +90,7 @@ static bool waits(int command) { return command == F_SETLKW || command == F_OFD_
     if (ITR_LIKELY(itr_self == NULL || !waits(command))) {                                                             \
         return itr_real.name(fd, command, arg);                                                                        \
     }                                                                                                                  \
+    ITR_NOTE_CALLER();                                                                                                 \
     int result;                                                                                                        \
     ITR_RUN_SIGNAL_PARK(result, ITR_FLOCK, #name, fd, itr_real.name(fd, command, arg), -1);                            \
     return result;

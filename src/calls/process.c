@@ -23,6 +23,7 @@ int itr_call_sigwait(const sigset_t *set, int *sig) {
     if (ITR_LIKELY(itr_self == NULL)) {
         return itr_real.sigwait(&copy, sig);
     }
+    ITR_NOTE_CALLER();
     /* glibc's sigwait repeats on EINTR by itself, so a signal would not end it; sigwaitinfo does the same and says so.
      */
     int saved = errno;
@@ -47,6 +48,7 @@ int itr_call_sigwaitinfo(const sigset_t *set, siginfo_t *info) {
     if (ITR_LIKELY(itr_self == NULL)) {
         return itr_real.sigwaitinfo(&copy, info);
     }
+    ITR_NOTE_CALLER();
     int result;
     ITR_RUN_SIGNAL_PARK(result, ITR_SIGWAIT, "sigwaitinfo", -1, itr_real.sigwaitinfo(&copy, info), -1);
     return result;
@@ -59,6 +61,7 @@ int itr_call_sigtimedwait(const sigset_t *set, siginfo_t *info, const struct tim
     if (ITR_LIKELY(itr_self == NULL) || no_wait) {
         return itr_real.sigtimedwait(&copy, info, timeout);
     }
+    ITR_NOTE_CALLER();
     int result;
     struct timespec deadline;
     struct timespec left;
@@ -76,6 +79,7 @@ int itr_call_sigsuspend(const sigset_t *set) {
     if (ITR_LIKELY(itr_self == NULL)) {
         return itr_real.sigsuspend(&copy);
     }
+    ITR_NOTE_CALLER();
     int result;
     ITR_RUN_SIGNAL_PARK(result, ITR_SIGWAIT, "sigsuspend", -1, itr_real.sigsuspend(&copy), -1);
     return result;
@@ -98,6 +102,7 @@ int itr_call_semop(int id, struct sembuf *operations, size_t n) {
     if (ITR_LIKELY(itr_self == NULL) || never_waits(operations, n)) {
         return itr_real.semop(id, operations, n);
     }
+    ITR_NOTE_CALLER();
     int result;
     ITR_RUN_SIGNAL_PARK(result, ITR_IPC, "semop", -1, itr_real.semop(id, operations, n), -1);
     return result;
@@ -107,6 +112,7 @@ int itr_call_semtimedop(int id, struct sembuf *operations, size_t n, const struc
     if (ITR_LIKELY(itr_self == NULL) || never_waits(operations, n)) {
         return itr_real.semtimedop(id, operations, n, timeout);
     }
+    ITR_NOTE_CALLER();
     int result;
     struct timespec deadline;
     struct timespec left;

@@ -36,6 +36,7 @@
         if (ITR_LIKELY(itr_self == NULL) || CANNOT_WAIT(name)) {                                                       \
             return itr_real.name args;                                                                                 \
         }                                                                                                              \
+        ITR_NOTE_CALLER();                                                                                             \
         ret result;                                                                                                    \
         ITR_RUN_SIGNAL_PARK(result, class_, #name, fd, itr_real.name args, -1);                                        \
         return result;                                                                                                 \

@@ -62,6 +62,9 @@ static int park_sleep(const char *name, clockid_t clock, int flags, const struct
         if (rem != NULL && !absolute) {
             *rem = rest;
         }
+        if (p.broken && p.sleeps) {
+            return 0;
+        }
         return p.broken ? itr_break_errno(&p) : EINTR;
     }
 }
@@ -70,6 +73,7 @@ int itr_call_clock_nanosleep(clockid_t clock, int flags, const struct timespec *
     if (ITR_LIKELY(itr_self == NULL)) {
         return itr_real.clock_nanosleep(clock, flags, req, rem);
     }
+    ITR_NOTE_CALLER();
     int saved = errno; /* clock_nanosleep reports by its result and leaves errno alone */
     int error = park_sleep("clock_nanosleep", clock, flags, req, rem);
     errno = saved;
@@ -80,6 +84,7 @@ int itr_call_nanosleep(const struct timespec *req, struct timespec *rem) {
     if (ITR_LIKELY(itr_self == NULL)) {
         return itr_real.nanosleep(req, rem);
     }
+    ITR_NOTE_CALLER();
     int saved = errno;
     int error = park_sleep("nanosleep", CLOCK_MONOTONIC, 0, req, rem);
     errno = error == 0 ? saved : error;
@@ -90,6 +95,7 @@ int itr_call_usleep(useconds_t usec) {
     if (ITR_LIKELY(itr_self == NULL)) {
         return itr_real.usleep(usec);
     }
+    ITR_NOTE_CALLER();
     struct timespec req = {(time_t)(usec / 1000000), (long)(usec % 1000000) * 1000};
     int saved = errno;
     int error = park_sleep("usleep", CLOCK_MONOTONIC, 0, &req, NULL);
@@ -101,6 +107,7 @@ unsigned itr_call_sleep(unsigned seconds) {
     if (ITR_LIKELY(itr_self == NULL)) {
         return itr_real.sleep(seconds);
     }
+    ITR_NOTE_CALLER();
     struct timespec req = {(time_t)seconds, 0};
     struct timespec rem = {0, 0};
     int saved = errno;
@@ -180,6 +187,7 @@ int itr_call_sem_timedwait(sem_t *sem, const struct timespec *deadline) {
     if (ITR_LIKELY(itr_self == NULL)) {
         return itr_real.sem_timedwait(sem, deadline);
     }
+    ITR_NOTE_CALLER();
     return timed_sem("sem_timedwait", sem, CLOCK_REALTIME, deadline, false);
 }
 
@@ -187,5 +195,6 @@ int itr_call_sem_clockwait(sem_t *sem, clockid_t clock, const struct timespec *d
     if (ITR_LIKELY(itr_self == NULL)) {
         return itr_real.sem_clockwait(sem, clock, deadline);
     }
+    ITR_NOTE_CALLER();
     return timed_sem("sem_clockwait", sem, clock, deadline, true);
 }

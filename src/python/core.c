@@ -425,10 +425,13 @@ static PyObject *core_park_info(PyObject *self, PyObject *arg) {
     unsigned mask = atomic_load_explicit(&slot->mask, memory_order_relaxed);
     unsigned pending = atomic_load_explicit(&slot->pending, memory_order_relaxed);
     unsigned long long parks = atomic_load_explicit(&slot->parks, memory_order_relaxed);
+    const void *caller = parked ? atomic_load_explicit(&slot->caller, memory_order_relaxed) : NULL;
     itr_api->unlock(slot);
-    return Py_BuildValue("{s:N,s:z,s:i,s:d,s:N,s:I,s:N,s:K}", "parked", PyBool_FromLong(parked), "call", call, "fd", fd,
-                         "since", since, "exact", PyBool_FromLong(exact != 0), "mask", mask, "pending",
-                         PyBool_FromLong(pending != 0), "parks", parks);
+    char library[64];
+    itr_api->foreign_name(caller, library, sizeof library);
+    return Py_BuildValue("{s:N,s:z,s:i,s:d,s:N,s:I,s:N,s:K,s:s}", "parked", PyBool_FromLong(parked), "call", call, "fd",
+                         fd, "since", since, "exact", PyBool_FromLong(exact != 0), "mask", mask, "pending",
+                         PyBool_FromLong(pending != 0), "parks", parks, "library", library);
 }
 
 static void add_ident(struct itr_slot *slot, void *list) {
@@ -470,8 +473,34 @@ static PyObject *core_install(PyObject *self, PyObject *unused) {
     if (itr_exact_install() != 0) {
         return NULL;
     }
+    itr_check_signals_bind();
     itr_api->bind();
     Py_RETURN_NONE;
+}
+
+static PyObject *core_register_library(PyObject *self, PyObject *args) {
+    (void)self;
+    const char *name;
+    int policy;
+    if (!PyArg_ParseTuple(args, "si:register_library", &name, &policy)) {
+        return NULL;
+    }
+    return PyLong_FromLong(itr_api->register_library(name, policy));
+}
+
+static PyObject *core_known_libraries(PyObject *self, PyObject *unused) {
+    (void)self;
+    (void)unused;
+    PyObject *list = PyList_New(0);
+    struct itr_foreign_entry entry;
+    for (size_t i = 0; list != NULL && itr_api->foreign_known(i, &entry); i++) {
+        PyObject *item = Py_BuildValue("(sis)", entry.stem, entry.policy, entry.effect);
+        if (item == NULL || PyList_Append(list, item) != 0) {
+            Py_CLEAR(list);
+        }
+        Py_XDECREF(item);
+    }
+    return list;
 }
 
 static PyObject *core_uninstall(PyObject *self, PyObject *unused) {
@@ -550,6 +579,8 @@ static PyMethodDef methods[] = {
     FUNCTION(park_info, METH_O, "Where the thread is parked."),
     FUNCTION(threads, METH_NOARGS, "Idents of the attached threads."),
     FUNCTION(status, METH_NOARGS, "What is active."),
+    FUNCTION(register_library, METH_VARARGS, "itr_register_library()."),
+    FUNCTION(known_libraries, METH_NOARGS, "(stem, policy, effect) of the built-in table."),
     {"_before_fork", core_before_fork, METH_NOARGS, NULL},
     {"_stop", core_stop, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},

@@ -173,6 +173,12 @@ PyObject *itr_exact_rows(void);
 PyObject *itr_exact_builtins(void);
 bool itr_row_is_suspended(const struct itr_slot *slot); /* the shim's hook: no GIL */
 
+/* ---- extension modules (check_signals.c)
+ * ------------------------------------------------------------------------------------ */
+
+/* From the next itr_api->bind() on they see ours. */
+void itr_check_signals_bind(void);
+
 /* ---- threads' functions (runner.c)
  * ---------------------------------------------------------------------------------------- */
 

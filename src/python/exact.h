@@ -16,7 +16,8 @@ enum itr_exact_kind {
     ITR_KIND_TLS,
     ITR_KIND_EFFECT,
     ITR_KIND_START,
-    ITR_KIND_LOAD
+    ITR_KIND_LOAD,
+    ITR_KIND_CLIENT /* client_calls.def */
 };
 
 struct itr_row {
@@ -49,6 +50,9 @@ PyObject *itr_call_with(const struct itr_call *c, struct itr_row *row, PyObject 
 /* Argument `at`, or by name; NULL (borrowed, no exception): not given. */
 PyObject *itr_argument(const struct itr_call *c, Py_ssize_t at, const char *name);
 Py_ssize_t itr_argument_count(const struct itr_call *c);
+
+/* `module` has been loaded: swap the calls of client_calls.def that are in it. */
+void itr_exact_loaded(PyObject *module);
 
 PyObject *itr_dispatch(const struct itr_call *c);
 PyObject *itr_dispatch_lock(const struct itr_call *c, struct itr_thread *t);

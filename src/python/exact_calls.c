@@ -8,6 +8,7 @@
 #include "tls_socket.h"
 
 #include <errno.h>
+#include <string.h>
 
 bool itr_row_is_suspended(const struct itr_slot *slot) {
     /* Python code inside the call (__del__, GC, a callback) has a frame of its own. The thread's own state: no GIL
@@ -17,8 +18,11 @@ bool itr_row_is_suspended(const struct itr_slot *slot) {
 
 /* Python code that runs inside an exact call comes before its effect (fileno(), an opener) or can be undone (io.open
  * closes what it has opened). But wait3() and wait4() import `resource` when they have reaped the child: what is raised
- * in there loses its status. */
-static bool loses_result(uint32_t outer) { return (outer & ITR_WAIT) != 0; }
+ * in there loses its status; and there are libraries that print what their callbacks raise. */
+static bool loses_result(uint32_t outer, const void *frame, const struct itr_thread *t) {
+    /* In the same frame it is C code that calls: Connection.execute() makes a cursor and calls its execute(). */
+    return (outer & (ITR_WAIT | ITR_SWALLOWS)) != 0 && frame != itr_frame_now(t->tstate);
+}
 
 void itr_exact_enter(struct itr_thread *t, const struct itr_row *row, struct itr_exact *outer) {
     struct itr_slot *slot = t->slot;
@@ -36,7 +40,7 @@ void itr_exact_enter(struct itr_thread *t, const struct itr_row *row, struct itr
     slot->frame = itr_frame_now(t->tstate);
     slot->break_errno = 0;
     slot->join_row = false;
-    slot->unbreakable = loses_result(outer->exact) || outer->unbreakable;
+    slot->unbreakable = loses_result(outer->exact, outer->frame, t) || outer->unbreakable;
     slot->on_break = NULL;
     atomic_store_explicit(&slot->exact, row->classes | ITR_IN_EXACT, memory_order_relaxed);
 }
@@ -66,7 +70,7 @@ uint32_t itr_exact_leave(struct itr_thread *t, const struct itr_exact *outer) {
 bool itr_deliver_here(struct itr_thread *t, bool broken) {
     itr_async_recall(t);
     if (!itr_thread_pending(t) || t->ended ||
-        loses_result(atomic_load_explicit(&t->slot->exact, memory_order_relaxed)) ||
+        loses_result(atomic_load_explicit(&t->slot->exact, memory_order_relaxed), t->slot->frame, t) ||
         atomic_load_explicit(&t->slot->mask, memory_order_relaxed) >= ITR_MASK_ALL || !itr_may_raise_here(broken)) {
         /* A call that was broken for it goes on: it can be taken back again. */
         atomic_store_explicit(&t->slot->committed, 0, memory_order_seq_cst);
@@ -98,6 +102,25 @@ static bool is_our_error(void) {
     return ours;
 }
 
+/* What database libraries and libcurl make of a wait that failed, by the names of DB-API 2.0. (Not the subclasses of
+ * DatabaseError: an IntegrityError is the statement's own.) */
+static bool is_client_error(void) {
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    bool ours = false;
+    PyObject *mro = type != NULL && PyType_Check(type) ? ((PyTypeObject *)type)->tp_mro : NULL;
+    for (Py_ssize_t i = 0; mro != NULL && i < PyTuple_GET_SIZE(mro); i++) {
+        const char *path = ((PyTypeObject *)PyTuple_GET_ITEM(mro, i))->tp_name;
+        const char *dot = strrchr(path, '.');
+        const char *name = dot == NULL ? path : dot + 1;
+        ours = ours || strcmp(name, "OperationalError") == 0 ||
+               (i == 0 && (strcmp(name, "DatabaseError") == 0 || strcmp(name, "InterfaceError") == 0 ||
+                           strcmp(path, "pycurl.error") == 0));
+    }
+    PyErr_Restore(type, value, traceback);
+    return ours || is_our_error();
+}
+
 static bool all_empty(PyObject *result) {
     if (PyTuple_Check(result)) {
         for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(result); i++) {
@@ -112,7 +135,7 @@ static bool all_empty(PyObject *result) {
 
 static bool is_false_result(enum itr_exact_kind kind, PyObject *result) {
     if (result == NULL) {
-        return is_our_error();
+        return kind == ITR_KIND_CLIENT ? is_client_error() : is_our_error();
     }
     switch (kind) {
     case ITR_KIND_EMPTY:
@@ -227,7 +250,11 @@ PyObject *itr_dispatch(const struct itr_call *c) {
     }
     if (c->row->kind == ITR_KIND_LOAD) {
         PyObject *result = itr_call_original(c);
-        itr_api->bind(); /* cheap when it was preloaded or nothing new was loaded */
+        itr_api->bind(); /* cheap when nothing new was loaded */
+        PyObject *module = c->row->method[0] == 'e' ? itr_argument(c, 0, "mod") : result; /* exec_dynamic(mod) */
+        if (module != NULL) {
+            itr_exact_loaded(module);
+        }
         return result;
     }
     struct itr_thread *t = itr_thread_current();

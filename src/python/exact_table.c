@@ -9,6 +9,7 @@
 
 enum row_id {
 #define ITR_EXACT(id, module, type, method, kind, classes) ROW_##id,
+#include "client_calls.def"
 #include "exact_calls.def"
 #undef ITR_EXACT
     N_ROWS
@@ -17,6 +18,7 @@ enum row_id {
 static struct itr_row rows[N_ROWS] = {
 #define ITR_EXACT(id, module, type, method, kind, classes)                                                             \
     [ROW_##id] = {module, type, method, ITR_KIND_##kind, (classes), 0, NULL, NULL, NULL, NULL, NULL},
+#include "client_calls.def"
 #include "exact_calls.def"
 #undef ITR_EXACT
 };
@@ -45,6 +47,7 @@ static bool installed;
         return itr_dispatch(&(struct itr_call){                                                                        \
             .row = &rows[ROW_##id], .self = self, .defining = defining, .vector = vector, .n = n, .names = names});    \
     }
+#include "client_calls.def"
 #include "exact_calls.def"
 #undef ITR_EXACT
 
@@ -55,6 +58,7 @@ static const struct {
 #define ITR_EXACT(id, module, type, method, kind, classes)                                                             \
     [ROW_##id] = {(any_function)varargs_##id, (any_function)keywords_##id, (any_function)fast_##id,                    \
                   (any_function)fast_keywords_##id, (any_function)method_##id},
+#include "client_calls.def"
 #include "exact_calls.def"
 #undef ITR_EXACT
 };
@@ -162,34 +166,29 @@ PyObject *itr_argument(const struct itr_call *c, Py_ssize_t at, const char *name
 /* ---- finding and swapping
  * ---------------------------------------------------------------------------------------------------- */
 
-/* The object whose dict holds the row's function (new reference); NULL without an exception: this interpreter lacks it.
- */
-static PyObject *holder_of(const struct itr_row *row) {
-    PyObject *module = PyImport_ImportModule(row->module);
+/* The object in `module` whose dict holds the row's function (new reference); NULL: this interpreter lacks it. */
+static PyObject *holder_in(PyObject *module, const struct itr_row *row) {
     PyObject *holder = NULL;
-    if (module != NULL && row->type[0] == '\0') {
-        return module;
-    }
-    if (module != NULL && row->type[0] == '=') {
+    if (row->type[0] == '\0') {
+        holder = module;
+        Py_INCREF(holder);
+    } else if (row->type[0] == '=') {
         PyObject *sample = PyObject_CallMethod(module, row->type + 1, NULL);
         if (sample != NULL) {
             holder = (PyObject *)Py_TYPE(sample);
             Py_INCREF(holder);
             Py_DECREF(sample);
         }
-    } else if (module != NULL) {
+    } else {
         holder = PyObject_GetAttrString(module, row->type);
     }
-    Py_XDECREF(module);
-    if (holder == NULL) {
-        PyErr_Clear();
-    }
+    PyErr_Clear();
     return holder;
 }
 
-static void find(struct itr_row *row) {
+static void find(struct itr_row *row, PyObject *module) {
     row->trouble = NULL;
-    PyObject *holder = holder_of(row);
+    PyObject *holder = module == NULL ? NULL : holder_in(module, row);
     if (holder == NULL) {
         row->trouble = "absent";
         return;
@@ -201,7 +200,7 @@ static void find(struct itr_row *row) {
     } else if (PyCFunction_Check(function) && PyModule_Check(holder)) {
         row->def = ((PyCFunctionObject *)function)->m_ml;
         Py_INCREF(function);
-        row->builtin = function;
+        Py_XSETREF(row->builtin, function);
     } else if (Py_IS_TYPE(function, &PyMethodDescr_Type)) {
         row->def = ((PyMethodDescrObject *)function)->d_method;
     } else {
@@ -211,30 +210,50 @@ static void find(struct itr_row *row) {
     Py_DECREF(holder);
 }
 
+/* Find row `i` in its module, and get it ready to be swapped. */
+static void prepare(int i, PyObject *module) {
+    struct itr_row *row = &rows[i];
+    find(row, module);
+    if (row->def == NULL) {
+        return;
+    }
+    row->convention =
+        row->def->ml_flags & (METH_VARARGS | METH_KEYWORDS | METH_FASTCALL | METH_METHOD | METH_NOARGS | METH_O);
+    any_function thunk = thunk_for(i, row->convention);
+    bool twin = false; /* another row has swapped this very definition (an alias) */
+    for (int j = 0; j < i; j++) {
+        twin = twin || rows[j].def == row->def;
+    }
+    if (thunk == NULL || twin) {
+        row->trouble = twin ? "absent" : "unknown shape: an unexpected calling convention";
+        row->def = NULL;
+        return;
+    }
+    row->original = row->def->ml_meth;
+}
+
+static void swap(int i) {
+    if (rows[i].def != NULL) {
+        rows[i].def->ml_meth = (PyCFunction)thunk_for(i, rows[i].convention);
+    }
+}
+
 int itr_exact_install(void) {
     if (installed) {
         PyErr_SetString(PyExc_RuntimeError, "the exact calls are swapped already");
         return -1;
     }
     for (int i = 0; i < N_ROWS; i++) {
-        struct itr_row *row = &rows[i];
-        find(row);
-        if (row->def == NULL) {
-            continue;
+        PyObject *module = NULL;
+        if (rows[i].kind == ITR_KIND_CLIENT) {
+            module = PyDict_GetItemString(PyImport_GetModuleDict(), rows[i].module);
+            Py_XINCREF(module);
+        } else {
+            module = PyImport_ImportModule(rows[i].module);
+            PyErr_Clear();
         }
-        row->convention =
-            row->def->ml_flags & (METH_VARARGS | METH_KEYWORDS | METH_FASTCALL | METH_METHOD | METH_NOARGS | METH_O);
-        any_function thunk = thunk_for(i, row->convention);
-        bool twin = false; /* another row has swapped this very definition (an alias) */
-        for (int j = 0; j < i; j++) {
-            twin = twin || rows[j].def == row->def;
-        }
-        if (thunk == NULL || twin) {
-            row->trouble = twin ? "absent" : "unknown shape: an unexpected calling convention";
-            row->def = NULL;
-            continue;
-        }
-        row->original = row->def->ml_meth;
+        prepare(i, module);
+        Py_XDECREF(module);
     }
     rows[ROW_lock_enter].acquire = &rows[ROW_lock_acquire];
     rows[ROW_rlock_enter].acquire = &rows[ROW_rlock_acquire];
@@ -248,12 +267,24 @@ int itr_exact_install(void) {
             row->def = NULL;
             row->trouble = "unknown shape: no acquire beside it";
         }
-        if (row->def != NULL) {
-            row->def->ml_meth = (PyCFunction)thunk_for(i, row->convention);
-        }
+        swap(i);
     }
     installed = true;
     return 0;
+}
+
+void itr_exact_loaded(PyObject *module) {
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    const char *name = installed && PyModule_Check(module) ? PyModule_GetName(module) : NULL;
+    for (int i = 0; name != NULL && i < N_ROWS; i++) {
+        if (rows[i].kind == ITR_KIND_CLIENT && rows[i].def == NULL && strcmp(rows[i].module, name) == 0) {
+            prepare(i, module);
+            swap(i);
+        }
+    }
+    PyErr_Clear();
+    PyErr_Restore(type, value, traceback);
 }
 
 void itr_exact_uninstall(void) {
@@ -275,6 +306,9 @@ PyObject *itr_exact_rows(void) {
         const struct itr_row *row = &rows[i];
         const char *type = row->type[0] == '=' ? row->type + 1 : row->type;
         const char *state = row->def != NULL ? "swapped" : row->trouble != NULL ? row->trouble : "not installed";
+        if (row->kind == ITR_KIND_CLIENT && strcmp(state, "absent") == 0) {
+            continue; /* not imported */
+        }
         PyObject *pair =
             type[0] == '\0'
                 ? Py_BuildValue("(Ns)", PyUnicode_FromFormat("%s.%s", row->module, row->method), state)

@@ -547,8 +547,13 @@ static PyObject *handle_explain(PyObject *self, PyObject *unused) {
     }
     const char *call = atomic_load_explicit(&slot->call, memory_order_relaxed);
     int fd = atomic_load_explicit(&slot->fd, memory_order_relaxed);
-    const char *how =
-        atomic_load_explicit(&slot->exact, memory_order_relaxed) != 0 ? "called by CPython" : "called by a C library";
+    char how[128] = "called by CPython";
+    if (atomic_load_explicit(&slot->exact, memory_order_relaxed) == 0) {
+        char library[64];
+        itr_api->foreign_name(atomic_load_explicit(&slot->caller, memory_order_relaxed), library, sizeof library);
+        snprintf(how, sizeof how, "called by %s, which was told and goes on",
+                 library[0] == '\0' ? "the program" : library);
+    }
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     long ms = (long)(((int64_t)now.tv_sec * 1000000000 + now.tv_nsec -

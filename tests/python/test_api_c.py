@@ -26,6 +26,7 @@ class Where(ctypes.Structure):
     _fields_ = (
         ("call", ctypes.c_char_p), ("fd", ctypes.c_int), ("mask", ctypes.c_int), ("pending", ctypes.c_int), ("exact", ctypes.c_int),
         ("since_ns", ctypes.c_int64), ("parks", ctypes.c_uint64), ("native_id", ctypes.c_int32), ("wake_fails", ctypes.c_int32),
+        ("library", ctypes.c_char * 64),
     )  # fmt: skip
 
 

@@ -1,0 +1,26 @@
+/* What a call made by a foreign library (neither CPython nor a C thread that asked for it) is told when an interrupt is
+ * pending. See foreign.def. */
+#ifndef ITR_FOREIGN_H
+#define ITR_FOREIGN_H
+
+#include "flag_table.h"
+#include "interruptible.h"
+
+#include <stddef.h>
+
+/* The policy (ITR_LIBRARY_*) of the library whose code is at `caller`. Called by the thread that owns the slot; takes
+ * no lock, allocates nothing. */
+int itr_foreign_policy(struct itr_slot *slot, const void *caller);
+
+/* The file name, without folders, of the object whose code is at `caller`; "" when it is not known. */
+void itr_foreign_name(const void *caller, char *name, size_t size);
+
+/* The built-in table, for the docs and the Python package: false behind its end. */
+struct itr_foreign_entry {
+    const char *stem;
+    int policy;
+    const char *effect;
+};
+bool itr_foreign_known(size_t at, struct itr_foreign_entry *entry);
+
+#endif

@@ -1,0 +1,25 @@
+/* A library that waits. Built under several names: whose wait it is decides what an interrupt does to it. */
+#include <errno.h>
+#include <poll.h>
+#include <unistd.h>
+
+__attribute__((visibility("default"))) int waits_poll(int fd);
+__attribute__((visibility("default"))) int waits_poll_retrying(int fd, unsigned *interruptions);
+__attribute__((visibility("default"))) int waits_sleep(void);
+
+/* 0: readable; else the error number. */
+int waits_poll(int fd) {
+    struct pollfd set = {.fd = fd, .events = POLLIN};
+    return poll(&set, 1, -1) == -1 ? errno : 0;
+}
+
+/* As most libraries do. */
+int waits_poll_retrying(int fd, unsigned *interruptions) {
+    int error;
+    while ((error = waits_poll(fd)) == EINTR) {
+        ++*interruptions;
+    }
+    return error;
+}
+
+int waits_sleep(void) { return usleep(900000000) == -1 ? errno : 0; }

@@ -1,0 +1,233 @@
+/* Waits of libraries that know nothing of us: what they are told depends on the name of the file they are in. */
+#include "api.h"
+#include "support.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+static struct library {
+    int (*poll)(int fd);
+    int (*poll_retrying)(int fd, unsigned *interruptions);
+    int (*sleep)(void);
+} unknown, fails, sleeps, renamed;
+
+static struct worker worker;
+static int ends[2];
+
+static void load(struct library *l, const char *name) {
+    char path[4096];
+    snprintf(path, sizeof path, "%s/%s", TEST_LIBRARIES, name);
+    void *handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (handle == NULL) {
+        fail_msg("%s", dlerror());
+    }
+    *(void **)(void *)&l->poll = dlsym(handle, "waits_poll");
+    *(void **)(void *)&l->poll_retrying = dlsym(handle, "waits_poll_retrying");
+    *(void **)(void *)&l->sleep = dlsym(handle, "waits_sleep");
+}
+
+static void attach_as_python_does(void *unused) {
+    (void)unused;
+    itr_stub_api()->attach_self();
+}
+
+static int set_up(void **state) {
+    (void)state;
+    load(&unknown, "libwaits.so");
+    load(&fails, "libpq-0123abcd.so.5");
+    load(&sleeps, "libsqlite3.so.0");
+    load(&renamed, "libpqxx.so");
+    worker_start(&worker, false);
+    worker_do(&worker, attach_as_python_does, NULL);
+    return pipe(ends);
+}
+
+static int tear_down(void **state) {
+    (void)state;
+    worker_stop(&worker);
+    close(ends[0]);
+    close(ends[1]);
+    return 0;
+}
+
+struct job {
+    const struct library *library;
+    int result, again;
+    unsigned interruptions;
+    bool cleared;
+};
+
+static void poll_twice(void *arg) {
+    struct job *job = arg;
+    job->result = job->library->poll(ends[0]);
+    job->again = job->library->poll(ends[0]);
+    job->cleared = itr_clear() == 1;
+}
+
+static void poll_retrying(void *arg) {
+    struct job *job = arg;
+    job->result = job->library->poll_retrying(ends[0], &job->interruptions);
+    job->cleared = itr_clear() == 1;
+}
+
+static void sleep_often(void *arg) {
+    struct job *job = arg;
+    for (int i = 0; i < 50; i++) {
+        job->result |= job->library->sleep();
+    }
+    job->again = job->library->poll(ends[0]);
+    job->cleared = itr_clear() == 1;
+}
+
+static uint64_t parks(void) {
+    struct itr_where where;
+    assert_int_equal(itr_where(worker.thread, &where), ITR_OK);
+    return where.parks;
+}
+
+static void makes_readable(void) { assert_int_equal(write(ends[1], "x", 1), 1); }
+static void makes_empty(void) {
+    char c;
+    assert_int_equal(read(ends[0], &c, 1), 1);
+}
+
+static void unknown_library_is_told_once(void **state) {
+    (void)state;
+    struct job job = {.library = &unknown};
+    worker_give(&worker, poll_retrying, &job);
+    await_parked(worker.thread, "poll");
+    uint64_t before = parks();
+    assert_int_equal(itr_interrupt(worker.thread), ITR_OK);
+    int64_t since = now_ns();
+    while (parks() == before) {
+        breathe();
+        check_patience(since, "it was not told");
+    }
+    await_parked(worker.thread, "poll"); /* again, and undisturbed, though it is still pending */
+    assert_int_equal(itr_pending(worker.thread), 1);
+    assert_int_equal(parks(), before + 1);
+    makes_readable();
+    worker_wait(&worker);
+    makes_empty();
+    assert_int_equal(job.result, 0);
+    assert_int_equal(job.interruptions, 1);
+    assert_true(job.cleared);
+}
+
+static void known_library_fails_until_it_is_cleared(void **state) {
+    (void)state;
+    struct job job = {.library = &fails};
+    worker_give(&worker, poll_twice, &job);
+    await_parked(worker.thread, "poll");
+    assert_int_equal(itr_interrupt(worker.thread), ITR_OK);
+    worker_wait(&worker);
+    assert_int_equal(job.result, ECANCELED);
+    assert_int_equal(job.again, ECANCELED);
+    assert_true(job.cleared);
+    /* And then it waits again. */
+    struct job next = {.library = &fails};
+    worker_give(&worker, poll_retrying, &next);
+    await_parked(worker.thread, "poll");
+    makes_readable();
+    worker_wait(&worker);
+    makes_empty();
+    assert_int_equal(next.result, 0);
+    assert_int_equal(next.interruptions, 0);
+}
+
+static void sleeps_end_early_and_nothing_else_does(void **state) {
+    (void)state;
+    struct job job = {.library = &sleeps};
+    worker_give(&worker, sleep_often, &job);
+    await_parked(worker.thread, "usleep");
+    assert_int_equal(itr_interrupt(worker.thread), ITR_OK);
+    worker_wait(&worker);
+    assert_int_equal(job.result, 0);
+    assert_int_equal(job.again, EINTR);
+    assert_true(job.cleared);
+}
+
+static void where_names_the_library(void **state) {
+    (void)state;
+    struct job job = {.library = &fails};
+    worker_give(&worker, poll_retrying, &job);
+    await_parked(worker.thread, "poll");
+    struct itr_where where;
+    assert_int_equal(itr_where(worker.thread, &where), ITR_OK);
+    assert_string_equal(where.library, "libpq-0123abcd.so.5");
+    makes_readable();
+    worker_wait(&worker);
+    makes_empty();
+}
+
+static void a_longer_name_is_another_library(void **state) {
+    (void)state;
+    struct job job = {.library = &renamed};
+    worker_give(&worker, poll_twice, &job);
+    await_parked(worker.thread, "poll");
+    assert_int_equal(itr_interrupt(worker.thread), ITR_OK);
+    await_parked(worker.thread, "poll"); /* the second */
+    makes_readable();
+    worker_wait(&worker);
+    makes_empty();
+    assert_int_equal(job.result, EINTR);
+    assert_true(job.cleared);
+}
+
+static void registration_counts_at_once(void **state) {
+    (void)state;
+    assert_int_equal(itr_register_library("libwaits", ITR_LIBRARY_FAIL), ITR_OK);
+    struct job job = {.library = &unknown};
+    worker_give(&worker, poll_twice, &job);
+    await_parked(worker.thread, "poll");
+    assert_int_equal(itr_interrupt(worker.thread), ITR_OK);
+    worker_wait(&worker);
+    assert_int_equal(job.result, ECANCELED);
+    assert_int_equal(job.again, ECANCELED);
+    /* The latest counts, and before what is built in. */
+    assert_int_equal(itr_register_library("libwaits", ITR_LIBRARY_ONCE), ITR_OK);
+    assert_int_equal(itr_register_library("libpq", ITR_LIBRARY_ONCE), ITR_OK);
+    unknown_library_is_told_once(state);
+    struct library saved = unknown;
+    unknown = fails;
+    unknown_library_is_told_once(state);
+    unknown = saved;
+}
+
+static void bad_registrations(void **state) {
+    (void)state;
+    char long_name[65];
+    memset(long_name, 'x', 64);
+    long_name[64] = '\0';
+    assert_int_equal(itr_register_library(NULL, ITR_LIBRARY_ONCE), -EINVAL);
+    assert_int_equal(itr_register_library("", ITR_LIBRARY_ONCE), -EINVAL);
+    assert_int_equal(itr_register_library("lib/pq", ITR_LIBRARY_ONCE), -EINVAL);
+    assert_int_equal(itr_register_library(long_name, ITR_LIBRARY_ONCE), -EINVAL);
+    assert_int_equal(itr_register_library("libx", -1), -EINVAL);
+    assert_int_equal(itr_register_library("libx", 3), -EINVAL);
+    char name[16];
+    int result = ITR_OK;
+    int n = 0;
+    for (; result == ITR_OK && n < 100; n++) {
+        snprintf(name, sizeof name, "libfull%d", n);
+        result = itr_register_library(name, ITR_LIBRARY_ONCE);
+    }
+    assert_int_equal(result, -ENOSPC);
+    assert_int_equal(itr_register_library("libfull0", ITR_LIBRARY_FAIL), ITR_OK); /* it is in already */
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(unknown_library_is_told_once),
+        cmocka_unit_test(known_library_fails_until_it_is_cleared),
+        cmocka_unit_test(sleeps_end_early_and_nothing_else_does),
+        cmocka_unit_test(where_names_the_library),
+        cmocka_unit_test(a_longer_name_is_another_library),
+        cmocka_unit_test(registration_counts_at_once),
+        cmocka_unit_test(bad_registrations),
+    };
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
