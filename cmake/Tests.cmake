@@ -81,6 +81,11 @@ foreach(name IN ITEMS libwaits.so libpq-0123abcd.so.5 libsqlite3.so.0 libpqxx.so
   add_dependencies(test_foreign ${target})
 endforeach()
 target_compile_definitions(test_foreign PRIVATE "TEST_LIBRARIES=\"${libraries}\"")
+# Behind the shim, in front of libc.
+add_library(slow_resolver SHARED "${PROJECT_SOURCE_DIR}/tests/c/slow/slow_resolver.c")
+target_link_libraries(slow_resolver PRIVATE itr_options ${CMAKE_DL_LIBS})
+target_include_directories(slow_resolver INTERFACE "${PROJECT_SOURCE_DIR}/tests/c/slow")
+target_link_libraries(test_resolver PRIVATE slow_resolver)
 
 # preload: as the launcher starts a program. import: a plain interpreter, whose calls are bound when the package installs.
 foreach(tag IN LISTS ITR_TAGS)

@@ -26,6 +26,7 @@ class Kind(NamedTuple):
 
 
 DISCARDED = "`ECANCELED`, before it did anything"
+HOST = Kind("deadline", "`NETDB_INTERNAL`, `ECANCELED`", "`NETDB_INTERNAL`, `EINTR`, once")
 KINDS = {
     "ITR_SLEEP": Kind("deadline", "`ECANCELED`"),
     "ITR_POLL": Kind("self-pipe", "0, nothing ready"),
@@ -33,6 +34,10 @@ KINDS = {
     "ITR_EPOLL": Kind("signal", "0, no event"),
     "ITR_SEM": Kind("deadline", "`ETIMEDOUT`, no token taken", "never broken"),
     "ITR_SIGWAIT": Kind("signal", DISCARDED, "never broken"),
+    "ITR_LOOKUP": Kind("deadline", "`EAI_SYSTEM`, `ECANCELED`", "`EAI_SYSTEM`, `EINTR`, once"),
+    "gethostbyname_r": HOST,
+    "gethostbyname2_r": HOST,
+    "gethostbyaddr_r": HOST,
     "ITR_CONNECT": Kind("signal", "`ECANCELED`; the socket goes on connecting"),
 }
 SIGNAL = Kind("signal", DISCARDED)
@@ -40,6 +45,11 @@ C_THREAD = {
     "clock_nanosleep": "the result is `ECANCELED`",
     "sigwait": "the result is `ECANCELED`",
     "sleep": "what is left, in seconds",
+    "getaddrinfo": "`EAI_SYSTEM`, `ECANCELED`",
+    "getnameinfo": "`EAI_SYSTEM`, `ECANCELED`",
+    "gethostbyname_r": "the result is `ECANCELED`",
+    "gethostbyname2_r": "the result is `ECANCELED`",
+    "gethostbyaddr_r": "the result is `ECANCELED`",
 }
 INTRODUCTION = """\
 # Interposed calls
@@ -60,6 +70,15 @@ jump to libc's own.
 A call that has had its effect keeps its result, and the interrupt stays pending. A call whose arguments say that it cannot
 wait (`MSG_DONTWAIT`, `WNOHANG`, `LOCK_UN`, a timeout of 0, ...) is never broken.
 """
+NOTES = {
+    "names of hosts": """\
+libc waits for the name server inside itself. So an attached thread's look-up is made on a helper thread, `itr-resolver`, and
+its own wait for that is what is broken. The helper goes on until the server answers or libc gives up; its result is then
+freed. While 64 of those run (`INTERRUPTIBLE_MAX_LOOKUPS`), a new look-up waits in line for one to end, and can be
+interrupted there. Addresses given as numbers are left to libc on the spot, and so is a look-up that may not be broken or
+for which no thread can be started.
+"""
+}
 
 
 def families() -> dict[str, list[dict[str, str]]]:
@@ -81,7 +100,7 @@ def waits(rows: list[dict[str, str]]) -> list[str]:
     lines = ["| Call | Woken by | In Python | In a C thread | In a C library |", "|---|---|---|---|---|"]
     for row in rows:
         name = row["name"]
-        kind = KINDS.get(row["class"], SIGNAL)
+        kind = KINDS.get(name) or KINDS.get(row["class"], SIGNAL)
         cells = [f"`{name}`", kind.woken, kind.python, C_THREAD.get(name, "`ECANCELED`"), kind.other]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
@@ -108,7 +127,8 @@ def page() -> str:
         waiting = [row for row in rows if row["class"] != "0"]
         others += [f"`{row['name']}`" for row in rows if row["class"] == "0"]
         if waiting:
-            parts.append("\n".join([f"## {family[0].upper()}{family[1:]}", "", *waits(waiting), ""]))
+            note = [NOTES[family]] if family in NOTES else []
+            parts.append("\n".join([f"## {family[0].upper()}{family[1:]}", "", *note, *waits(waiting), ""]))
     text = "\n".join(
         [
             "## Never broken",

@@ -24,6 +24,7 @@ enum itr_class {
     ITR_SIGWAIT = 1u << 15,
     ITR_IPC = 1u << 16,
     ITR_MISC = 1u << 17,
+    ITR_LOOKUP = 1u << 18, /* names and addresses of hosts */
     /* No class: a broken call says ECANCELED, whatever it is. Else polls say that nothing is ready. */
     ITR_FAILS = 1u << 30,
     /* For the stub: what Python code raises that runs inside the exact call is lost. */
@@ -60,6 +61,12 @@ bool itr_park_begin(struct itr_park *p, enum itr_kind wanted, uint32_t class_, c
 static inline void itr_park_downgrade(struct itr_park *p) {
     p->word = (p->word & ~UINT64_C(0xff)) | (uint64_t)ITR_PARK_SIGNAL;
     p->kind = ITR_PARK_SIGNAL;
+}
+
+/* Nobody may end this park after all: the call is made where no wake-up reaches it. Before enter. */
+static inline void itr_park_close(struct itr_park *p) {
+    p->word = (p->word & ~UINT64_C(0xff)) | (uint64_t)ITR_PARK_CLOSED;
+    p->kind = ITR_PARK_CLOSED;
 }
 
 /* Announce it, then look at the flag. False: do not make the call, it is broken already (leave has been done). */

@@ -6,6 +6,7 @@
 
 #include "flag_table.h"
 #include "interruptible.h"
+#include "lookup.h"
 #include "monitor.h"
 #include "self_pipe.h"
 #include "signals.h"
@@ -167,6 +168,7 @@ static void after_fork_child(void) {
     itr_pipe_pool_after_fork();
     itr_table_after_fork(true);
     itr_monitor_after_fork(true);
+    itr_lookups_after_fork();
 }
 
 __attribute__((constructor(101))) static void start(void) {
