@@ -32,6 +32,7 @@ The exit status, signals included, is the program's own; 2 when it could not be 
 
 environment:
   INTERRUPTIBLE_SIGNAL=NAME|NUMBER  the signal that wakes threads, by default SIGURG
+  INTERRUPTIBLE_MAX_LOOKUPS=NUMBER  interrupted look-ups of host names that may still be running, by default 64
   INTERRUPTIBLE_CHILDREN=0          what --no-children sets
   INTERRUPTIBLE_DISABLE=1           do not install the patches at interpreter start
   {_preload.VARIABLE} and PYTHONPATH get an entry each; what they hold stays

@@ -8,6 +8,7 @@
 #include "tls_socket.h"
 
 #include <errno.h>
+#include <netdb.h>
 #include <string.h>
 
 bool itr_row_is_suspended(const struct itr_slot *slot) {
@@ -83,7 +84,7 @@ bool itr_deliver_here(struct itr_thread *t, bool broken) {
  * ------------------------------------------------------------------------------------------------- */
 
 /* The error that a broken park makes CPython raise. Anything else is the call's own and stays. */
-static bool is_our_error(void) {
+static bool is_our_error(uint32_t classes) {
     if (PyErr_ExceptionMatches(PyExc_TimeoutError) || PyErr_ExceptionMatches(PyExc_BlockingIOError)) {
         return true;
     }
@@ -94,9 +95,9 @@ static bool is_our_error(void) {
     PyErr_Fetch(&type, &value, &traceback);
     PyErr_NormalizeException(&type, &value, &traceback);
     PyObject *number = value == NULL ? NULL : PyObject_GetAttrString(value, "errno");
-    bool ours = number != NULL &&
-                (number == Py_None /* 3.9's socket.timeout('timed out') */ ||
-                 (PyLong_Check(number) && (PyLong_AsLong(number) == ECANCELED || PyLong_AsLong(number) == EAGAIN)));
+    long value_of = number != NULL && PyLong_Check(number) ? PyLong_AsLong(number) : 0;
+    bool ours = number == Py_None /* 3.9's socket.timeout('timed out') */ || value_of == ECANCELED ||
+                value_of == EAGAIN || ((classes & ITR_LOOKUP) != 0 && value_of == NETDB_INTERNAL /* socket.herror */);
     Py_XDECREF(number);
     PyErr_Restore(type, value, traceback);
     return ours;
@@ -104,7 +105,7 @@ static bool is_our_error(void) {
 
 /* What database libraries and libcurl make of a wait that failed, by the names of DB-API 2.0. (Not the subclasses of
  * DatabaseError: an IntegrityError is the statement's own.) */
-static bool is_client_error(void) {
+static bool is_client_error(uint32_t classes) {
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
     bool ours = false;
@@ -118,7 +119,7 @@ static bool is_client_error(void) {
                            strcmp(path, "pycurl.error") == 0));
     }
     PyErr_Restore(type, value, traceback);
-    return ours || is_our_error();
+    return ours || is_our_error(classes);
 }
 
 static bool all_empty(PyObject *result) {
@@ -133,11 +134,11 @@ static bool all_empty(PyObject *result) {
     return PyObject_Size(result) == 0;
 }
 
-static bool is_false_result(enum itr_exact_kind kind, PyObject *result) {
+static bool is_false_result(const struct itr_row *row, PyObject *result) {
     if (result == NULL) {
-        return kind == ITR_KIND_CLIENT ? is_client_error() : is_our_error();
+        return row->kind == ITR_KIND_CLIENT ? is_client_error(row->classes) : is_our_error(row->classes);
     }
-    switch (kind) {
+    switch (row->kind) {
     case ITR_KIND_EMPTY:
         return all_empty(result);
     case ITR_KIND_NUMBER: {
@@ -172,7 +173,7 @@ static PyObject *run(const struct itr_call *c, struct itr_thread *t) {
         if (broken == 0) {
             return result;
         }
-        if (!is_false_result(c->row->kind, result)) {
+        if (!is_false_result(c->row, result)) {
             itr_api->kick(t->ref); /* it has completed after all: the interrupt comes at the next chance */
             return result;
         }
