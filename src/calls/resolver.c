@@ -80,6 +80,7 @@ int itr_call_getaddrinfo(const char *node, const char *service, const struct add
         is_number(node) || (a = new_addresses(node, service, hints)) == NULL) {
         return itr_real.getaddrinfo(node, service, hints, list);
     }
+    ITR_NOTE_CALLER();
     if (!itr_look_up(&a->lookup, "getaddrinfo")) {
         return EAI_SYSTEM;
     }
@@ -133,6 +134,7 @@ int itr_call_getnameinfo(const struct sockaddr *addr, socklen_t len, char *host,
     n->service = service == NULL ? NULL : n->text + host_size;
     n->service_size = service_size;
     n->flags = flags;
+    ITR_NOTE_CALLER();
     if (!itr_look_up(&n->lookup, "getnameinfo")) {
         return EAI_SYSTEM;
     }
@@ -252,6 +254,11 @@ static bool waits(const struct question *q) {
            (q->family == AF_INET6 && q->len == sizeof(struct in6_addr));
 }
 
+#define NOTE_CALLER()                                                                                                  \
+    if (itr_self != NULL) {                                                                                            \
+        ITR_NOTE_CALLER();                                                                                             \
+    }
+
 static int park_host(const char *call, const struct question *q, const struct answer *a) {
     struct host *h = NULL;
     if (ITR_LIKELY(itr_self == NULL) || !waits(q) || (h = new_host(q, a)) == NULL) {
@@ -272,18 +279,21 @@ static int park_host(const char *call, const struct question *q, const struct an
 
 int itr_call_gethostbyname_r(const char *name, struct hostent *entry, char *buffer, size_t size, struct hostent **found,
                              int *h_error) {
+    NOTE_CALLER();
     return park_host("gethostbyname_r", &(struct question){.name = name, .family = ANY_FAMILY},
                      &(struct answer){entry, buffer, size, found, h_error});
 }
 
 int itr_call_gethostbyname2_r(const char *name, int family, struct hostent *entry, char *buffer, size_t size,
                               struct hostent **found, int *h_error) {
+    NOTE_CALLER();
     return park_host("gethostbyname2_r", &(struct question){.name = name, .family = family},
                      &(struct answer){entry, buffer, size, found, h_error});
 }
 
 int itr_call_gethostbyaddr_r(const void *addr, socklen_t len, int family, struct hostent *entry, char *buffer,
                              size_t size, struct hostent **found, int *h_error) {
+    NOTE_CALLER();
     return park_host("gethostbyaddr_r", &(struct question){.addr = addr, .len = len, .family = family},
                      &(struct answer){entry, buffer, size, found, h_error});
 }
