@@ -88,6 +88,7 @@ target_include_directories(slow_resolver INTERFACE "${PROJECT_SOURCE_DIR}/tests/
 target_link_libraries(test_resolver PRIVATE slow_resolver)
 
 # preload: as the launcher starts a program. import: a plain interpreter, whose calls are bound when the package installs.
+# ctypes: the same, with the shim loaded by hand before.
 foreach(tag IN LISTS ITR_TAGS)
   set(python "${ITR_PYTHON_${tag}}")
   execute_process(COMMAND "${python}" -c "import pytest" RESULT_VARIABLE missing OUTPUT_QUIET ERROR_QUIET)
@@ -95,8 +96,9 @@ foreach(tag IN LISTS ITR_TAGS)
     message(WARNING "${python} has no pytest: the Python tests of ${tag} are left out")
     continue()
   endif()
-  foreach(how IN ITEMS preload import)
-    set(environment "PYTHONPATH=${PROJECT_BINARY_DIR}/py/${tag}" "PYTHONDONTWRITEBYTECODE=1" "ITR_TEST_MODE=${how}")
+  foreach(how IN ITEMS preload import ctypes)
+    set(environment "PYTHONPATH=${PROJECT_BINARY_DIR}/py/${tag}" "PYTHONDONTWRITEBYTECODE=1" "ITR_TEST_MODE=${how}"
+        "ITR_TEST_LIBRARY=$<TARGET_FILE:interruptible>")
     if("${how}" STREQUAL "preload")
       list(APPEND environment "${preload_variable}=${preload}")
       set(files tests/python)

@@ -5,6 +5,8 @@
 
 #include <dlfcn.h>
 #include <errno.h>
+#include <link.h>
+#include <stdlib.h>
 #include <string.h>
 
 const struct itr_stub_api *itr_api;
@@ -15,33 +17,59 @@ static char *library_path;
 
 typedef const struct itr_stub_api *(*api_function)(void);
 
+#define SHIM "libinterruptible.so"
+
+static int find_shim(struct dl_phdr_info *info, size_t size, void *path) {
+    (void)size;
+    const char *slash = info->dlpi_name == NULL ? NULL : strrchr(info->dlpi_name, '/');
+    if (slash == NULL || strcmp(slash + 1, SHIM) != 0) {
+        return 0;
+    }
+    *(char **)path = strdup(info->dlpi_name);
+    return 1;
+}
+
+/* There must be one flag table in a process: a copy of the shim that is here already is the one to use, be it preloaded
+ * or loaded with ctypes, where no other object sees its symbols. Else the copy beside this module. */
+static void *load_shim(const char *own_file) {
+    char *path = NULL;
+    dl_iterate_phdr(find_shim, &path);
+    void *library = path == NULL ? NULL : dlopen(path, RTLD_NOW | RTLD_GLOBAL | RTLD_NOLOAD);
+    free(path);
+    if (library != NULL) {
+        return library;
+    }
+    const char *slash = strrchr(own_file, '/');
+    size_t n = slash == NULL ? 0 : (size_t)(slash - own_file) + 1;
+    char *beside = PyMem_RawMalloc(n + sizeof SHIM);
+    if (beside == NULL) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    memcpy(beside, own_file, n);
+    strcpy(beside + n, SHIM);
+    library = dlopen(beside, RTLD_NOW | RTLD_GLOBAL);
+    PyMem_RawFree(beside);
+    if (library == NULL) {
+        PyErr_Format(PyExc_ImportError, "cannot load the shim: %s", dlerror());
+    }
+    return library;
+}
+
 static api_function find_api(const char *own_file) {
     union {
         void *data;
         api_function function;
     } symbol = {dlsym(RTLD_DEFAULT, "itr_stub_api")};
     if (symbol.data == NULL) {
-        /* Not preloaded: the copy beside this module. Never a second one: dlopen of the same file gives the same copy.
-         */
-        const char *slash = strrchr(own_file, '/');
-        size_t n = slash == NULL ? 0 : (size_t)(slash - own_file) + 1;
-        char *path = PyMem_RawMalloc(n + sizeof "libinterruptible.so");
-        if (path == NULL) {
-            PyErr_NoMemory();
+        void *library = load_shim(own_file);
+        if (library == NULL) {
             return NULL;
         }
-        memcpy(path, own_file, n);
-        strcpy(path + n, "libinterruptible.so");
-        void *library = dlopen(path, RTLD_NOW | RTLD_GLOBAL);
-        if (library == NULL) {
-            PyErr_Format(PyExc_ImportError, "cannot load the shim: %s", dlerror());
-        } else {
-            symbol.data = dlsym(library, "itr_stub_api");
-            if (symbol.data == NULL) {
-                PyErr_Format(PyExc_ImportError, "%s is not this package's shim: it has no itr_stub_api", path);
-            }
+        symbol.data = dlsym(library, "itr_stub_api");
+        if (symbol.data == NULL) {
+            PyErr_SetString(PyExc_ImportError, SHIM " is not this package's shim: it has no itr_stub_api");
         }
-        PyMem_RawFree(path);
     }
     return symbol.function;
 }

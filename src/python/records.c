@@ -206,6 +206,9 @@ PyObject *itr_take(struct itr_thread *t) {
     PyObject *instance = instance_of(record);
     itr_record_resolve(record, ITR_STATE_DELIVERED);
     Py_XSETREF(t->last, record);
+    if (itr_thread_pending(t)) {
+        itr_api->kick(t->ref); /* the next one: the monitor may have got used to being in vain */
+    }
     return instance;
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import os
 import subprocess
@@ -9,9 +10,17 @@ import sys
 from collections.abc import Iterator
 from typing import TextIO
 
-import interruptible_threading
 import pytest
-from interruptible_threading import _preload
+
+#: How the shim gets in: preload; import (bound late, by install_patches()); ctypes (loaded by hand before that, from
+#: another place than the package's).
+MODE = os.environ.get("ITR_TEST_MODE", "preload")
+LIBRARY = os.environ.get("ITR_TEST_LIBRARY", "")
+if MODE == "ctypes":
+    ctypes.CDLL(LIBRARY)
+
+import interruptible_threading  # noqa: E402
+from interruptible_threading import _preload  # noqa: E402
 
 HANG_GUARD = 100.0
 RESTARTED = "INTERRUPTIBLE_TESTS_RESTARTED"
@@ -33,11 +42,14 @@ def _restart_preloaded(config: pytest.Config) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "hang_guard(seconds): dump all stacks and end the run when a test takes longer")
-    if not interruptible_threading.status()["preloaded"]:
+    if MODE == "preload" and not interruptible_threading.status()["preloaded"]:
         if os.environ.get(RESTARTED):
             raise pytest.UsageError(f"the library is not preloaded, though {_preload.VARIABLE}={os.environ.get(_preload.VARIABLE)}")
         _restart_preloaded(config)
     interruptible_threading.install_patches()
+    status = interruptible_threading.status()
+    if status["preloaded"] != (MODE == "preload") or (MODE == "ctypes" and status["library"] != LIBRARY):
+        raise pytest.UsageError(f"this is no run in {MODE} mode: {status}")
     capture = config.pluginmanager.getplugin("capturemanager")
     if capture is not None:
         capture.suspend_global_capture()
