@@ -7,7 +7,7 @@ python := $(VENV)/bin/python
 # The default interpreter with the package built for it.
 with_package = PYTHONPATH=build/default/py/$$($(python) cmake/describe_python.py tag) $(python)
 
-c_files := $(wildcard include/*.h src/*.[ch] src/*/*.[ch] tests/c/*.[ch] tests/c/*/*.[ch])
+c_files := $(wildcard include/*.h src/*.[ch] src/*/*.[ch] tests/c/*.[ch] tests/c/*/*.[ch] tests/python/native/*.c)
 
 .PHONY: help setup build demo soak check bench format lint docs clean
 

@@ -86,6 +86,10 @@ add_library(slow_resolver SHARED "${PROJECT_SOURCE_DIR}/tests/c/slow/slow_resolv
 target_link_libraries(slow_resolver PRIVATE itr_options ${CMAKE_DL_LIBS})
 target_include_directories(slow_resolver INTERFACE "${PROJECT_SOURCE_DIR}/tests/c/slow")
 target_link_libraries(test_resolver PRIVATE slow_resolver)
+# The Python tests' own C helpers. They know neither Python nor the shim, so one build does for every interpreter.
+add_library(test_storm MODULE "${PROJECT_SOURCE_DIR}/tests/python/native/storm.c")
+set_target_properties(test_storm PROPERTIES LIBRARY_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/tests")
+target_link_libraries(test_storm PRIVATE itr_options Threads::Threads)
 
 # preload: as the launcher starts a program. import: a plain interpreter, whose calls are bound when the package installs.
 # ctypes: the same, with the shim loaded by hand before.
@@ -99,6 +103,9 @@ foreach(tag IN LISTS ITR_TAGS)
   foreach(how IN ITEMS preload import ctypes)
     set(environment "PYTHONPATH=${PROJECT_BINARY_DIR}/py/${tag}" "PYTHONDONTWRITEBYTECODE=1" "ITR_TEST_MODE=${how}"
         "ITR_TEST_LIBRARY=$<TARGET_FILE:interruptible>")
+  foreach(how IN ITEMS preload import)
+    set(environment "PYTHONPATH=${PROJECT_BINARY_DIR}/py/${tag}" "PYTHONDONTWRITEBYTECODE=1" "ITR_TEST_MODE=${how}"
+                    "ITR_TEST_NATIVE=$<TARGET_FILE:test_storm>")
     if("${how}" STREQUAL "preload")
       list(APPEND environment "${preload_variable}=${preload}")
       set(files tests/python)

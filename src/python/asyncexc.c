@@ -20,6 +20,7 @@
 #define CALLS_ONLY_NS 50000000
 #define NOTED_GONE_NS 500000000
 #define LOOKS_AT_ONE_PLACE 500
+#define LOOKS_AT_A_TRACER 100000 /* each instruction of what it traces may come to the same frame */
 
 static const char *mode = "off: not set up";
 static PyInterpreterState *interpreter;
@@ -95,7 +96,8 @@ static int ask(void *arg) {
         return 0; /* it has just adopted another slot: its number was reused */
     }
     const void *frame = itr_frame_now(tstate);
-    if (frame == t->declined_frame && t->declined_times > LOOKS_AT_ONE_PLACE) {
+    if (frame == t->declined_frame &&
+        t->declined_times > (tstate->tracing != 0 ? LOOKS_AT_A_TRACER : LOOKS_AT_ONE_PLACE)) {
         t->declined_frame = NULL; /* this goes nowhere: leave it to the monitor's slower pace */
         return 0;
     }

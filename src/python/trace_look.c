@@ -17,6 +17,19 @@ static int64_t now_ns(void) {
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
+/* The interpreter forgets what a line event raised when it reports an opcode event at the same place: the latter raises
+ * then. */
+static bool is_last_event(PyFrameObject *frame, int what) {
+    if (what == PyTrace_CALL) {
+        return true;
+    }
+    PyObject *flag = PyObject_GetAttrString((PyObject *)frame, "f_trace_opcodes");
+    bool opcodes = flag == Py_True;
+    Py_XDECREF(flag);
+    PyErr_Clear();
+    return opcodes == (what == PyTrace_OPCODE);
+}
+
 static int on_event(PyObject *object, PyFrameObject *frame, int what, PyObject *arg) {
     struct itr_thread *t = itr_thread_current();
     PyThreadState *tstate = PyThreadState_Get();
@@ -34,10 +47,10 @@ static int on_event(PyObject *object, PyFrameObject *frame, int what, PyObject *
         itr_trace_stop(t); /* leaving a mask asks anew */
         return 0;
     }
-    if ((what != PyTrace_CALL && what != PyTrace_LINE) ||
+    if ((what != PyTrace_CALL && what != PyTrace_LINE && what != PyTrace_OPCODE) ||
         atomic_load_explicit(&t->slot->exact, memory_order_relaxed) != 0 ||
         atomic_load_explicit(&t->slot->mask, memory_order_relaxed) != ITR_MASK_NONE ||
-        !itr_fit_event(t, frame, what == PyTrace_CALL)) {
+        !itr_fit_event(t, frame, what == PyTrace_CALL) || !is_last_event(frame, what)) {
         return 0;
     }
     itr_trace_stop(t);
