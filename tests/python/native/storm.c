@@ -2,6 +2,7 @@
  *
  * Needs neither Python's headers nor the library's: the functions to call are given as pointers. */
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
