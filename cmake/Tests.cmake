@@ -88,6 +88,10 @@ target_link_libraries(slow_resolver PRIVATE itr_options ${CMAKE_DL_LIBS})
 target_include_directories(slow_resolver INTERFACE "${PROJECT_SOURCE_DIR}/tests/c/slow")
 target_link_libraries(test_resolver PRIVATE slow_resolver)
 
+if(NOT APPLE AND NOT ITR_SANITIZE)
+  include(LateTests)
+endif()
+
 # The Python tests' own C helpers. They know neither Python nor the shim, so one build does for every interpreter.
 add_library(test_storm MODULE "${PROJECT_SOURCE_DIR}/tests/python/native/storm.c")
 set_target_properties(test_storm PROPERTIES LIBRARY_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/tests")
