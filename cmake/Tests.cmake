@@ -86,6 +86,7 @@ target_compile_definitions(test_foreign PRIVATE "TEST_LIBRARIES=\"${libraries}\"
 add_library(slow_resolver SHARED "${PROJECT_SOURCE_DIR}/tests/c/slow/slow_resolver.c")
 target_link_libraries(slow_resolver PRIVATE itr_options ${CMAKE_DL_LIBS})
 target_include_directories(slow_resolver INTERFACE "${PROJECT_SOURCE_DIR}/tests/c/slow")
+target_link_libraries(test_lookups PRIVATE slow_resolver)
 target_link_libraries(test_resolver PRIVATE slow_resolver)
 
 if(NOT APPLE AND NOT ITR_SANITIZE)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import http.client
 import os
 import socket
@@ -130,6 +132,22 @@ def test_masked() -> None:
     socket.gethostbyname(RELEASE)
     assert_interrupted(worker, handle)
     assert got == ["127.0.0.1"]
+
+
+def test_c_library() -> None:
+    """A caller that is not CPython's own is told so, as of a signal, and the interrupt comes when it is back in Python."""
+    told = []
+
+    def call() -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        found = ctypes.c_void_p()
+        told.append((libc.getaddrinfo(SILENT.encode(), None, None, ctypes.byref(found)), ctypes.get_errno()))
+        time.sleep(1000)
+
+    worker = Worker(call)
+    assert not parked(worker, "getaddrinfo")["exact"]
+    assert_interrupted(worker, interrupt(worker))
+    assert told == [(socket.EAI_SYSTEM, errno.EINTR)]
 
 
 def test_answered_meanwhile() -> None:
