@@ -22,6 +22,9 @@ if MODE == "ctypes":
 import interruptible_threading  # noqa: E402
 from interruptible_threading import _preload  # noqa: E402
 
+#: Fixtures: servers outside this process, and in it.
+pytest_plugins = ["servers", "web_server"]
+
 HANG_GUARD = 100.0
 RESTARTED = "INTERRUPTIBLE_TESTS_RESTARTED"
 #: The standard error of the run itself, which is not captured.

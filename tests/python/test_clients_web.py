@@ -1,0 +1,295 @@
+"""Web clients: requests over TLS, pycurl, and gRPC, against servers that are silent or stop in the middle."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from client_support import assert_masked, assert_raised, cpu_seconds, interrupted, settled, storm
+from interruptible_threading import interrupt
+from servers import need_module
+from support import EPOLL, GUARD, LONG, POLL, READ, RECV, Worker, in_thread, parked, wait_until
+from web_server import ANSWER, WebServer
+
+#: Where a TLS connection is waited for: OpenSSL reads the socket itself, Python polls it first when there is a time-out.
+TLS = (*READ, *RECV, *POLL)
+TIMEOUTS = pytest.mark.parametrize("timeout", [None, LONG], ids=["", "timeout"])
+
+
+# ---- requests (urllib3, Python's own ssl) --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def session(certificate: tuple[Path, Path]) -> Iterator[Any]:
+    module = need_module("requests")
+    with closing(module.Session()) as made:
+        made.trust_env = False  # no proxy
+        made.verify = str(certificate[1])
+        yield made
+
+
+def get(session: Any, url: str, timeout: float | None = None) -> bytes:
+    content: bytes = session.get(url, timeout=timeout).content
+    return content
+
+
+@TIMEOUTS
+@pytest.mark.parametrize("path", ["/silent", "/slow"])
+def test_requests(session: Any, https_server: WebServer, path: str, timeout: float | None, quiet: None) -> None:
+    """No answer, and one that stops in its body. The session goes on, on a connection that is in step."""
+    for _ in range(3):
+        assert in_thread(partial(get, session, https_server.url, timeout)) == ANSWER
+        interrupted(partial(get, session, https_server.url + path, timeout), *TLS)
+    assert in_thread(partial(get, session, https_server.url, timeout)) == ANSWER
+
+
+def test_requests_without_tls(session: Any, http_server: WebServer, quiet: None) -> None:
+    interrupted(partial(get, session, http_server.url + "/slow"), *RECV)
+    assert in_thread(partial(get, session, http_server.url)) == ANSWER
+
+
+@TIMEOUTS
+def test_requests_streaming(session: Any, https_server: WebServer, timeout: float | None, quiet: None) -> None:
+    """The answer is there, its body is read piece by piece."""
+    got: list[bytes] = []
+
+    def read() -> None:
+        with session.get(https_server.url + "/slow", stream=True, timeout=timeout) as response:
+            got.extend(response.iter_content(1))
+
+    worker = Worker(read)
+    wait_until(lambda: len(got) == 3, "what the server has sent is read")
+    parked(worker, *TLS)
+    assert_raised(worker, interrupt(worker))
+    assert b"".join(got) == ANSWER[:3]
+    assert in_thread(partial(get, session, https_server.url)) == ANSWER
+
+
+@TIMEOUTS
+def test_requests_handshake(session: Any, silent_port: int, timeout: float | None, quiet: None) -> None:
+    """The server takes the connection and never begins with TLS."""
+    interrupted(partial(get, session, f"https://127.0.0.1:{silent_port}", timeout), *TLS)
+
+
+def test_requests_masked(session: Any, https_server: WebServer, quiet: None) -> None:
+    def ask() -> bytes:
+        with contextlib.suppress(need_module("requests").exceptions.ReadTimeout):
+            return get(session, https_server.url + "/silent", 1.0)
+        return b"timed out"
+
+    assert_masked(ask, b"timed out", *TLS)
+
+
+def test_requests_storm(session: Any, https_server: WebServer, quiet: None) -> None:
+    storm(partial(get, session, https_server.url + "/slow"))
+    assert in_thread(partial(get, session, https_server.url)) == ANSWER
+
+
+# ---- pycurl (libcurl, which waits in C) ------------------------------------------------------------------------------------------
+
+
+class Curl:
+    """One handle of libcurl's, which keeps its connection from one transfer to the next."""
+
+    def __init__(self, module: Any, **options: Any) -> None:
+        self.module = module
+        self.handle = module.Curl()
+        self.handle.setopt(module.PROXY, "")
+        self.handle.setopt(module.NOSIGNAL, 1)
+        for name, value in options.items():
+            self.handle.setopt(getattr(module, name), value)
+
+    def prepare(self, url: str) -> BytesIO:
+        body = BytesIO()
+        self.handle.setopt(self.module.URL, url)
+        self.handle.setopt(self.module.WRITEDATA, body)
+        return body
+
+    def get(self, url: str) -> bytes:
+        body = self.prepare(url)
+        self.handle.perform()
+        return body.getvalue()
+
+
+@pytest.fixture
+def curl(certificate: tuple[Path, Path]) -> Iterator[Curl]:
+    module = need_module("pycurl")
+    made = Curl(module, CAINFO=str(certificate[1]))
+    yield made
+    made.handle.close()
+
+
+@pytest.mark.parametrize("path", ["/silent", "/slow"])
+def test_pycurl(curl: Curl, http_server: WebServer, path: str, quiet: None) -> None:
+    """The broken transfer is lost, and its connection with it; the handle is used on."""
+    for _ in range(3):
+        assert in_thread(partial(curl.get, http_server.url)) == ANSWER
+        interrupted(partial(curl.get, http_server.url + path), *POLL)
+    assert in_thread(partial(curl.get, http_server.url)) == ANSWER
+
+
+@pytest.mark.parametrize("path", ["/silent", "/slow"])
+def test_pycurl_over_tls(curl: Curl, https_server: WebServer, path: str, quiet: None) -> None:
+    interrupted(partial(curl.get, https_server.url + path), *POLL)
+    assert in_thread(partial(curl.get, https_server.url)) == ANSWER
+
+
+def test_pycurl_handshake(curl: Curl, silent_port: int, quiet: None) -> None:
+    interrupted(partial(curl.get, f"https://127.0.0.1:{silent_port}"), *POLL)
+
+
+def test_pycurl_masked(http_server: WebServer, quiet: None) -> None:
+    module = need_module("pycurl")
+    impatient = Curl(module, TIMEOUT_MS=1000)
+
+    def ask() -> Any:
+        try:
+            return impatient.get(http_server.url + "/silent")
+        except module.error as error:
+            return error.args[0]
+
+    assert_masked(ask, module.E_OPERATION_TIMEDOUT, *POLL)
+    impatient.handle.close()
+
+
+def test_pycurl_storm(curl: Curl, http_server: WebServer, quiet: None) -> None:
+    storm(partial(curl.get, http_server.url + "/silent"))
+    assert in_thread(partial(curl.get, http_server.url)) == ANSWER
+
+
+def test_pycurl_multi(http_server: WebServer, quiet: None) -> None:
+    """Many transfers at once, waited for in ``select``: the transfers go on after the interrupt."""
+    module = need_module("pycurl")
+    one = Curl(module)
+    body = one.prepare(http_server.url + "/silent")
+    multi = module.CurlMulti()
+    multi.add_handle(one.handle)
+
+    def drive() -> None:
+        while True:
+            _, left = multi.perform()
+            if not left:
+                return
+            multi.select(LONG)
+
+    interrupted(drive)
+    http_server.closing.set()  # which ends the connection
+    in_thread(drive)
+    assert body.getvalue() == b""
+    multi.remove_handle(one.handle)
+    multi.close()
+    one.handle.close()
+
+
+def test_pycurl_callback(curl: Curl, http_server: WebServer, quiet: None) -> None:
+    """A callback of the program's own, run by the library in the middle of a transfer, is Python code like any other."""
+    curl.prepare(http_server.url)
+    curl.handle.setopt(curl.module.WRITEFUNCTION, lambda data: time.sleep(LONG))
+    worker = Worker(curl.handle.perform)
+    settled(worker)
+    handle = interrupt(worker)
+    outcome = worker.finish(handle)
+    # The library reports what its callback raised in a way of its own: as an error of the transfer.
+    assert outcome.error is not None
+    assert handle.state == "delivered"
+    curl.handle.setopt(curl.module.WRITEFUNCTION, BytesIO().write)
+    curl.handle.perform()
+
+
+# ---- gRPC (a library in the extension itself, which must never see an errno that it does not know) --------------------------------
+
+
+@pytest.fixture
+def channel(silent_port: int) -> Iterator[Any]:
+    module = need_module("grpc")
+    with closing(module.insecure_channel(f"127.0.0.1:{silent_port}", options=[("grpc.enable_http_proxy", 0)])) as made:
+        yield made
+
+
+def test_grpc_unary(channel: Any, quiet: None) -> None:
+    """It cannot be broken, only left when the library looks up, every 200 ms; until then it waits on, without haste."""
+    call = channel.unary_unary("/service/method")
+    for _ in range(3):
+        worker = Worker(partial(call, b"", timeout=LONG))
+        settled(worker, *EPOLL)
+        handle = interrupt(worker)
+        used = 0.0
+        while not handle.wait(0.01):
+            used = cpu_seconds(worker)
+        assert used < 0.05, f"used {used:.3f} s of a processor"
+        assert_raised(worker, handle)
+
+
+def test_grpc_explains_the_delay(channel: Any, quiet: None) -> None:
+    call = channel.unary_unary("/service/method")
+    worker = Worker(partial(call, b"", timeout=LONG))
+    settled(worker, *EPOLL)
+    handle = interrupt(worker)
+    explanation = handle.explain()
+    assert handle.state == "delivered" or "cygrpc" in explanation, explanation
+    assert_raised(worker, handle)
+
+
+def test_grpc_deadline_while_masked(channel: Any, quiet: None) -> None:
+    module = need_module("grpc")
+    call = channel.unary_unary("/service/method")
+
+    def ask() -> Any:
+        try:
+            return call(b"", timeout=1)
+        except module.RpcError as error:
+            return error.code()
+
+    assert_masked(ask, module.StatusCode.DEADLINE_EXCEEDED, *EPOLL)
+
+
+def test_grpc_stream(channel: Any, quiet: None) -> None:
+    """Iterating over a stream waits for a condition variable of Python's."""
+    stream = channel.unary_stream("/service/method")
+    interrupted(lambda: list(stream(b"", timeout=LONG)))
+
+
+def test_grpc_future(channel: Any, quiet: None) -> None:
+    future = channel.unary_unary("/service/method").future(b"", timeout=LONG)
+    interrupted(future.result)
+    assert not future.done()
+    future.cancel()
+
+
+def test_grpc_storm(channel: Any, quiet: None) -> None:
+    storm(partial(channel.unary_unary("/service/method"), b"", timeout=LONG), rounds=5)
+
+
+def test_grpc_works_afterwards(quiet: None) -> None:
+    """A channel whose call was interrupted goes on to answer."""
+    module = need_module("grpc")
+
+    def answer(request: bytes, context: Any) -> bytes:
+        if request == b"slow":
+            time.sleep(1)
+        return b"answer to " + request
+
+    handler = module.method_handlers_generic_handler("service", {"method": module.unary_unary_rpc_method_handler(answer)})
+    server = module.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
+    server.add_generic_rpc_handlers((handler,))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        with closing(module.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.enable_http_proxy", 0)])) as channel:
+            call = partial(channel.unary_unary("/service/method"), timeout=GUARD)
+            for _ in range(2):
+                worker = Worker(partial(call, b"slow"))
+                settled(worker, *EPOLL)
+                assert_raised(worker, interrupt(worker))
+                assert in_thread(partial(call, b"fast")) == b"answer to fast"
+            assert_masked(partial(call, b"slow"), b"answer to slow", *EPOLL)
+    finally:
+        server.stop(0).wait()
