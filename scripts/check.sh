@@ -5,7 +5,8 @@
 #   PYTHONS="3.9 3.13.0-shared"   only these interpreters
 #   ITR_SID=1                     with Debian sid's interpreters too (scripts/sid.sh makes its root when there is none;
 #                                 when there is one, they are tested without being asked for), 0: without them
-#   CI=true                       with all of the above, sanitizers and lint
+#   ITR_CLIENTS="3.12 3.13"       test clients of real servers with these (scripts/pythons.py has the default)
+#   CI=true                       with all of the above, sanitizers and lint; no server or client may be missing
 set -uo pipefail
 cd "$(dirname "$0")/.."
 jobs=${JOBS:-$(nproc)}
@@ -55,6 +56,7 @@ want_sid() {
 }
 
 if [ "${CI:-}" = true ]; then
+    export ITR_REQUIRE_SERVERS=1
     step lint make --no-print-directory lint
     step asan build_and_test asan build/asan
     step tsan build_and_test tsan build/tsan

@@ -5,6 +5,10 @@ Looks at pyenv's versions, at /usr/bin and /usr/local/bin, and at PATH, for CPyt
 files. An interpreter is known by its tag: version and kind of build, such as 3.13.0-shared. Prints the environments'
 interpreters, separated by semicolons, as CMake's ITR_PYTHONS takes them. What was found and what was not goes to
 standard error.
+
+The clients of real servers (tests/requirements-clients.txt) take longer to install and to test than the rest, so only a
+few environments get them: for each version named in ITR_CLIENTS (default: "3.11 3.13"), that of the latest interpreter
+found. ITR_CLIENTS=none: no environment. One that cannot be installed is named and left out, and tried again next time.
 """
 
 from __future__ import annotations
@@ -24,6 +28,10 @@ OLDEST = (3, 9)
 NEWEST = (3, 15)
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / "tests" / "requirements.txt"
+CLIENTS = ROOT / "tests" / "requirements-clients.txt"
+CLIENTS_FOR = "3.11 3.13"
+# The only one without wheels, which is quickly built; building others would take long, and fail in the end.
+FROM_SOURCE = "mysqlclient"
 EXECUTABLE = re.compile(r"python3\.(\d+)t?d?$")
 
 
@@ -107,16 +115,53 @@ def environment(found: Interpreter, folder: Path) -> Path:
         return python
     note(f"python: making {home}")
     shutil.rmtree(home, ignore_errors=True)
-    quiet = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "PIP_ROOT_USER_ACTION": "ignore"}
     for command in (
         [found.path, "-m", "venv", str(home)],
-        [str(python), "-m", "pip", "install", "--quiet", "--requirement", str(REQUIREMENTS)],
+        [*pip_install(python), "--requirement", str(REQUIREMENTS)],
     ):
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **quiet})
+        done = run(command)
         if done.returncode:
             raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
     ready.write_text(state)
     return python
+
+
+def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    quiet = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "PIP_ROOT_USER_ACTION": "ignore"}
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **quiet})
+
+
+def pip_install(python: Path) -> list[str]:
+    return [str(python), "-m", "pip", "install", "--quiet"]
+
+
+def with_clients(found: list[Interpreter]) -> list[Interpreter]:
+    """Those whose environments get the clients of real servers."""
+    chosen: dict[str, Interpreter] = {}
+    for name in os.environ.get("ITR_CLIENTS", CLIENTS_FOR).split():
+        chosen.update((name, interpreter) for interpreter in found if wanted(interpreter, [name]))
+    return list(dict.fromkeys(chosen.values()))
+
+
+def install_clients(found: Interpreter, python: Path) -> None:
+    """Put the clients into an environment. Its file "clients" says which ones are there; the tests look for it too."""
+    ready = python.parent.parent / "clients"
+    wanted_here = [line for line in CLIENTS.read_text().splitlines() if line and not line.startswith("#")]
+    there = ready.read_text().splitlines() if ready.exists() else []
+    missing = [requirement for requirement in wanted_here if requirement not in there]
+    if not missing:
+        return
+    note(f"python: installing into {python.parent.parent}: {' '.join(missing)}")
+    command = [*pip_install(python), "--only-binary", ":all:", "--no-binary", FROM_SOURCE]
+    failed = []
+    if run([*command, *missing]).returncode:  # one by one, then: all but those that do not work
+        for requirement in missing:
+            done = run([*command, requirement])
+            if done.returncode:
+                failed.append(requirement)
+                why = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+                note(f"python: {found.tag} has no {requirement}, and its tests are left out: {why}")
+    ready.write_text("".join(f"{requirement}\n" for requirement in wanted_here if requirement not in failed))
 
 
 def main() -> None:
@@ -141,6 +186,8 @@ def main() -> None:
 
     with ThreadPoolExecutor(2) as pool:
         pythons = list(pool.map(lambda interpreter: environment(interpreter, arguments.venvs), found))
+    for interpreter in with_clients(found):
+        install_clients(interpreter, pythons[found.index(interpreter)])
     note("python: found " + ", ".join(interpreter.tag for interpreter in found))
     minors = {interpreter.version[1] for interpreter in found}
     missing = [f"3.{minor}" for minor in range(OLDEST[1], NEWEST[1] + 1) if minor not in minors]

@@ -3,7 +3,8 @@
 # Without root it names the packages instead. Does nothing, quickly, when nothing is missing.
 #
 #   scripts/setup.sh          what "make demo" and "make check" need
-#   scripts/setup.sh --all    and what "make lint", and the checks of CI, need
+#   scripts/setup.sh --all    and what "make lint", and the checks of CI, need: among it the servers that clients are
+#                             tested with. Without them those tests are skipped, so otherwise they are only named.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,6 +25,14 @@ need() { # need PACKAGE CHECK...: remember the package when the check fails
     shift
     "$@" >/dev/null 2>&1 || missing+=("$package")
 }
+
+wish() { # wish PACKAGE CHECK...: the same for what tests can do without
+    local package=$1
+    shift
+    "$@" >/dev/null 2>&1 || wished+=("$package")
+}
+wished=()
+have_daemon() { PATH=$PATH:/usr/sbin:/usr/local/sbin have "$1"; }
 
 cmake_is_new_enough() { have cmake && at_least 3.25 "$(cmake --version | sed -n '1s/.* //p')"; }
 # On Debian, its own interpreter, which is linked statically other than most, is tested too: where there is one, or
@@ -51,10 +60,29 @@ if [ -n "$all" ]; then
     ! have apt-get || need debootstrap have debootstrap
 fi
 
+
+if have apt-get; then
+    wish postgresql compgen -G '/usr/lib/postgresql/*/bin/initdb'
+    wish mariadb-server-core have_daemon mariadbd
+    wish mariadb-client-core have mariadb-install-db
+    wish redis-server have_daemon redis-server
+    wish memcached have_daemon memcached
+    wish libmariadb-dev have mariadb_config
+fi
+if [ ${#wished[@]} -gt 0 ]; then
+    if [ -n "$all" ] && [ "$(id -u)" = 0 ]; then
+        missing+=("${wished[@]}")
+    else
+        echo "setup: the tests of database and cache clients need packages that are not installed, and are skipped without:" >&2
+        echo "    ${wished[*]}" >&2
+    fi
+fi
+
 if [ ${#missing[@]} -gt 0 ]; then
     if have apt-get && [ "$(id -u)" = 0 ]; then
         echo "setup: installing ${missing[*]}"
         export DEBIAN_FRONTEND=noninteractive
+        export RUNLEVEL=1 # the tests start servers of their own: none is to be started by its installation
         apt-get -qq -o DPkg::Lock::Timeout=300 update || echo "setup: apt-get update failed; going on with the package lists there are" >&2
         apt-get -qq -o DPkg::Lock::Timeout=300 install --yes --no-install-recommends "${missing[@]}" >/dev/null
         hash -r
