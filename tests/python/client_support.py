@@ -118,5 +118,7 @@ def storm(call: Callable[[], Any], rounds: int = 20) -> None:
         handles.append(interrupt(worker))
         if not handles[-1].wait(GUARD):
             pytest.fail(handles[-1].explain())
+        # Not before it has come out: one that meets the clean-up after another takes its place.
+        wait_until(lambda: len(caught) > turn or not worker.is_alive(), "it is caught")
     worker.value()
     assert caught == [handle.id for handle in handles]
