@@ -139,14 +139,21 @@ def test_pymemcache_pool(memcached_address: tuple[str, int], quiet: None) -> Non
 # ---- pyzmq -----------------------------------------------------------------------------------------------------------------------
 
 
+#: Contexts of tests that failed: closing a socket under a stuck thread would abort the process, and ending its context
+#: waits for the socket to be closed.
+abandoned: list[Any] = []
+
+
 @contextmanager
 def zmq_sockets(*kinds: str) -> Iterator[Any]:
-    """Sockets of their own context. They are left open when a thread is stuck in one: closing it would abort the process."""
+    """Sockets of their own context."""
     module = need_module("zmq")
     ctx = module.Context()
     made = [ctx.socket(getattr(module, kind)) for kind in kinds]
+    abandoned.append((ctx, made))
     yield made
     if not any(isinstance(thread, Worker) for thread in threading.enumerate()):
+        abandoned.pop()
         ctx.destroy(linger=0)
 
 
