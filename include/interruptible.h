@@ -90,6 +90,9 @@ int itr_where(pthread_t thread, struct itr_where *where);
 #define ITR_LIBRARY_ONCE 0   /* EINTR, once per interrupt (the default: it is safe for everybody) */
 #define ITR_LIBRARY_FAIL 1   /* ECANCELED, as long as it is pending: for libraries that retry on EINTR */
 #define ITR_LIBRARY_SLEEPS 2 /* sleeps end early as long as it is pending; other waits as ITR_LIBRARY_ONCE */
+#define ITR_LIBRARY_SHUT                                                                                               \
+    3 /* as ITR_LIBRARY_FAIL, and the sockets polled are shut down: for libraries that would take                      \
+         the answer that comes late for that to their next question */
 
 /* Say how the library takes it whose file name begins with `stem`, followed by one of ".-_": "libpq" is both libpq.so.5
  * and libpq-e9b5c9ac.so.5.18. The latest registration counts, and before what is built in. Returns ITR_OK; -EINVAL when

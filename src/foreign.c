@@ -113,7 +113,7 @@ void itr_foreign_name(const void *caller, char *name, size_t size) {
 
 EXPORT int itr_register_library(const char *stem, int policy) {
     if (stem == NULL || stem[0] == '\0' || strlen(stem) >= STEM_SIZE || strchr(stem, '/') != NULL ||
-        policy < ITR_LIBRARY_ONCE || policy > ITR_LIBRARY_SLEEPS) {
+        policy < ITR_LIBRARY_ONCE || policy > ITR_LIBRARY_SHUT) {
         return -EINVAL;
     }
     int result = ITR_OK;

@@ -31,8 +31,7 @@ int64_t itr_now_ns(void) {
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-/* Foreign callers get EINTR at most. These take it badly: a semaphore or sigwait caller may ignore the result, and a
- * connect that fails before it was issued looks connected to whoever then polls for it. */
+/* Foreign callers that take it badly: one that waits for a semaphore or for a signal may ignore the result. */
 #define NEVER_FOREIGN ((uint32_t)(ITR_SEM | ITR_SIGWAIT))
 
 static bool may_break(const struct itr_park *p) {
@@ -49,12 +48,13 @@ static bool may_break(const struct itr_park *p) {
 /* CPython's own call, a C thread that wants it so, or a library that is known to take it. */
 static void set_manner(struct itr_park *p) {
     struct itr_slot *slot = p->slot;
-    p->sleeps = false;
+    p->sleeps = p->shuts = false;
     p->firm = p->exact || slot->strict;
-    if (!p->firm) {
+    if (!p->firm || (p->exact && !p->empty)) {
         int policy = itr_foreign_policy(slot, atomic_load_explicit(&slot->caller, memory_order_relaxed));
         p->sleeps = policy == ITR_LIBRARY_SLEEPS && p->class_ == ITR_SLEEP;
-        p->firm = policy == ITR_LIBRARY_FAIL || p->sleeps;
+        p->shuts = policy == ITR_LIBRARY_SHUT;
+        p->firm = p->firm || policy == ITR_LIBRARY_FAIL || p->shuts || p->sleeps;
     }
 }
 
@@ -156,9 +156,10 @@ bool itr_park_enter(struct itr_park *p) {
     /* A waker sends only while it holds WAKING on our word, so whatever is added from here on is for this park. */
     p->sent_before = atomic_load_explicit(&p->slot->sig_sent, memory_order_relaxed);
     atomic_store_explicit(&p->slot->park, p->word, memory_order_seq_cst);
-    /* A foreign connect that was never issued must not fail; see NEVER_FOREIGN. */
-    bool at_entry = p->firm || (p->class_ & ITR_CONNECT) == 0;
-    if (at_entry && take_break(p)) {
+    /* Who is told EINTR is told so by the kernel, when the call really waits: libzmq aborts when a read of what is
+     * readable fails, and a connect that was never issued looks connected to whoever then polls for it. The monitor
+     * sees to it that the signal comes. */
+    if (p->firm && take_break(p)) {
         unannounce(p);
         p->broken = true;
         return false;
@@ -173,7 +174,7 @@ bool itr_park_leave(struct itr_park *p, bool ended) {
         errno = saved;
         return false;
     }
-    p->broken = take_break(p);
+    p->broken = (p->firm || p->woken) && take_break(p);
     if (!p->broken && p->woken) {
         errno = p->saved_errno; /* as it was before the call that will be made again */
         return true;

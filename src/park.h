@@ -45,6 +45,7 @@ struct itr_park {
     bool exact;  /* inside an exact call that names this class */
     bool empty;  /* ... and a broken poll says that nothing is ready */
     bool firm;   /* every wait fails while an interrupt is pending; else it is told once */
+    bool shuts;  /* ... and the sockets of a broken poll are shut down */
     bool sleeps; /* ... and a sleep does so by ending early */
     bool broken; /* the call must report the interrupt now */
     bool woken;  /* a waker touched this park: an early return may be its doing */

@@ -5,7 +5,7 @@ from __future__ import annotations
 from . import _core
 
 #: Name to ITR_LIBRARY_* of interruptible.h.
-POLICIES: dict[str, int] = {"once": 0, "fail": 1, "sleeps": 2}
+POLICIES: dict[str, int] = {"once": 0, "fail": 1, "sleeps": 2, "shut": 3}
 
 
 def register_library(name: str, policy: str) -> None:
@@ -19,6 +19,9 @@ def register_library(name: str, policy: str) -> None:
     - ``"fail"``: ``ECANCELED``, as long as the interrupt is pending. For libraries that retry on ``EINTR`` and report
       other errors cleanly. Some abort the process instead: try it.
     - ``"sleeps"``: sleeps end early, as long as it is pending; other waits as with ``"once"``.
+
+    - ``"shut"``: as ``"fail"``, and the sockets that it polls are shut down: for libraries that would take the answer that
+      comes late for that to their next question.
 
     The latest registration counts, and before what is built in. Raises TypeError and ValueError for a bad name or policy,
     RuntimeError when there are 64 of them already.

@@ -110,6 +110,9 @@ static int park_poll(struct poll_call *c, const char *name) {
                 clear_poll(c);
                 return 0;
             }
+            for (nfds_t i = 0; p.shuts && i < c->n; i++) {
+                shutdown(c->fds[i].fd, SHUT_RDWR); /* what is no socket does not mind */
+            }
             errno = itr_break_errno(&p);
             return -1;
         }

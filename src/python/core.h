@@ -72,6 +72,9 @@ struct itr_thread {
     Py_tracefunc traced_by;     /* up to 3.11: who else traces it, while we do */
     int64_t traced_since_ns;    /* ... no line has come since */
     int trace_events;           /* lines that were looked at, and were not fit */
+    const void *asked_frame;    /* an extension module asks from here whether to go on (check_signals.c), */
+    uint64_t asked_parks;       /* ... has waited that often so far, */
+    int64_t asked_since_ns;     /* ... and goes on asking since */
     uint64_t exact_count;       /* exact calls left so far */
     uint64_t calls_count;       /* ... when calls_since_ns was set */
     const void *declined_frame; /* the last unfit position, so that a look at the same place is cheap */

@@ -327,7 +327,8 @@ enum itr_fit itr_fit_position(struct itr_thread *t, PyThreadState *tstate) {
         }
     }
     /* C code evaluates expressions of its own while it holds an exception, and drops what they raise: the tracebacks of
-     * Cython's limited API builds (pyzmq's) are made by "_getframe()" in a code object that is named as the function. */
+     * Cython's limited API builds (pyzmq's) are made by "_getframe()" in a code object that is named as the function.
+     */
     bool function = (code->co_flags & CO_NEWLOCALS) != 0;
     if ((entry && function && !caller_holds_result(frame)) || edge) {
         fit = ITR_FIT;

@@ -207,7 +207,7 @@ static void bad_registrations(void **state) {
     assert_int_equal(itr_register_library("lib/pq", ITR_LIBRARY_ONCE), -EINVAL);
     assert_int_equal(itr_register_library(long_name, ITR_LIBRARY_ONCE), -EINVAL);
     assert_int_equal(itr_register_library("libx", -1), -EINVAL);
-    assert_int_equal(itr_register_library("libx", 3), -EINVAL);
+    assert_int_equal(itr_register_library("libx", 4), -EINVAL);
     char name[16];
     int result = ITR_OK;
     int n = 0;

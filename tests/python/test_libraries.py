@@ -30,13 +30,13 @@ def test_bad_types_and_policies() -> None:
     with pytest.raises(TypeError, match="not int"):
         register_library(7, "once")  # type: ignore[arg-type]
     for policy in ("never", 1, None):
-        with pytest.raises(ValueError, match="'once', 'fail', 'sleeps'"):
+        with pytest.raises(ValueError, match="'once', 'fail', 'sleeps', 'shut'"):
             register_library("libsomething", policy)  # type: ignore[arg-type]
 
 
 def test_known_libraries() -> None:
     known = {name: policy for name, policy, _ in _core.known_libraries()}
-    assert known["libpq"] == 1
+    assert known["libpq"] == 3
     assert known["libsqlite3"] == 2
     assert known["libzmq"] == 0
 
