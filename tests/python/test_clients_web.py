@@ -207,6 +207,10 @@ def test_pycurl_callback(curl: Curl, http_server: WebServer, quiet: None) -> Non
 # ---- gRPC (a library in the extension itself, which must never see an errno that it does not know) --------------------------------
 
 
+#: Its own time-out for a call: at the latest when that has passed, the call returns to Python, and the interrupt is raised.
+LIMIT = 2.0
+
+
 @pytest.fixture
 def channel(silent_port: int) -> Iterator[Any]:
     module = need_module("grpc")
@@ -215,10 +219,10 @@ def channel(silent_port: int) -> Iterator[Any]:
 
 
 def test_grpc_unary(channel: Any, quiet: None) -> None:
-    """It cannot be broken, only left when the library looks up, every 200 ms; until then it waits on, without haste."""
+    """It cannot be broken, only left when the library returns to Python; until then it waits on, without haste."""
     call = channel.unary_unary("/service/method")
     for _ in range(3):
-        worker = Worker(partial(call, b"", timeout=LONG))
+        worker = Worker(partial(call, b"", timeout=LIMIT, wait_for_ready=True))
         settled(worker, *EPOLL)
         handle = interrupt(worker)
         used = 0.0
@@ -230,7 +234,7 @@ def test_grpc_unary(channel: Any, quiet: None) -> None:
 
 def test_grpc_explains_the_delay(channel: Any, quiet: None) -> None:
     call = channel.unary_unary("/service/method")
-    worker = Worker(partial(call, b"", timeout=LONG))
+    worker = Worker(partial(call, b"", timeout=LIMIT, wait_for_ready=True))
     settled(worker, *EPOLL)
     handle = interrupt(worker)
     explanation = handle.explain()
@@ -244,7 +248,7 @@ def test_grpc_deadline_while_masked(channel: Any, quiet: None) -> None:
 
     def ask() -> Any:
         try:
-            return call(b"", timeout=1)
+            return call(b"", timeout=1, wait_for_ready=True)
         except module.RpcError as error:
             return error.code()
 
@@ -254,18 +258,18 @@ def test_grpc_deadline_while_masked(channel: Any, quiet: None) -> None:
 def test_grpc_stream(channel: Any, quiet: None) -> None:
     """Iterating over a stream waits for a condition variable of Python's."""
     stream = channel.unary_stream("/service/method")
-    interrupted(lambda: list(stream(b"", timeout=LONG)))
+    interrupted(lambda: list(stream(b"", timeout=LIMIT, wait_for_ready=True)))
 
 
 def test_grpc_future(channel: Any, quiet: None) -> None:
-    future = channel.unary_unary("/service/method").future(b"", timeout=LONG)
+    future = channel.unary_unary("/service/method").future(b"", timeout=LIMIT, wait_for_ready=True)
     interrupted(future.result)
     assert not future.done()
     future.cancel()
 
 
 def test_grpc_storm(channel: Any, quiet: None) -> None:
-    storm(partial(channel.unary_unary("/service/method"), b"", timeout=LONG), rounds=5)
+    storm(partial(channel.unary_unary("/service/method"), b"", timeout=LIMIT, wait_for_ready=True), rounds=5)
 
 
 def test_grpc_works_afterwards(quiet: None) -> None:
