@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import http.client
+import itertools
 import os
 import socket
 import statistics
@@ -19,7 +20,7 @@ from typing import Any, Callable
 
 import pytest
 from interruptible_threading import ThreadInterrupted, critical_section, interrupt
-from silent_dns import ONCE, QUICK, QUICK_ADDRESS, RELEASE, SILENT, SILENT_ADDRESS
+from silent_dns import QUICK, QUICK_ADDRESS, RELEASE, SILENT, SILENT_ADDRESS
 from support import Scene, Worker, assert_interrupted, broken, in_thread, parked, run_script, wait_until
 
 
@@ -54,6 +55,7 @@ def _release(quiet: None) -> Iterator[None]:
 
 # ---- interrupted ---------------------------------------------------------------------------------------------------------------
 
+ANSWERED_ONCE = (f"once{os.getpid()}-{number}.example" for number in itertools.count())
 LOOKUPS: dict[str, tuple[Callable[[], Any], str]] = {
     "getaddrinfo": (partial(socket.getaddrinfo, SILENT, 80), "getaddrinfo"),
     "getaddrinfo-all": (partial(socket.getaddrinfo, SILENT, "http", 0, socket.SOCK_STREAM, 6, socket.AI_CANONNAME), "getaddrinfo"),
@@ -61,7 +63,7 @@ LOOKUPS: dict[str, tuple[Callable[[], Any], str]] = {
     "getaddrinfo-idna": (partial(socket.getaddrinfo, "stümm.example", 80), "getaddrinfo"),
     "gethostbyname": (partial(socket.gethostbyname, SILENT), "getaddrinfo"),
     "gethostbyname_ex": (partial(socket.gethostbyname_ex, SILENT), "getaddrinfo"),
-    "gethostbyname_ex-second": (partial(socket.gethostbyname_ex, ONCE), "gethostbyname_r"),
+    "gethostbyname_ex-second": (lambda: socket.gethostbyname_ex(next(ANSWERED_ONCE)), "gethostbyname_r"),
     "gethostbyaddr": (partial(socket.gethostbyaddr, SILENT_ADDRESS), "gethostbyaddr_r"),
     "gethostbyaddr-name": (partial(socket.gethostbyaddr, SILENT), "getaddrinfo"),
     "getnameinfo": (partial(socket.getnameinfo, (SILENT_ADDRESS, 80), 0), "getnameinfo"),
@@ -81,9 +83,6 @@ def test_interrupted(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "*")
     call, where = LOOKUPS[name]
     for expected in range(1, 4):
-        if name == "gethostbyname_ex-second":
-            release()
-            expected = 1
         broken(call, where)
         left_behind(expected)
 
@@ -107,6 +106,7 @@ def test_address_of_a_socket(name: str, timeout: float | None) -> None:
         client = scene.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         client.settimeout(timeout)
         broken(SOCKETS[name](client), "getaddrinfo")
+        left_behind(1)
         assert client.gettimeout() == timeout
         assert client.getsockname() == ("0.0.0.0", 0)
         in_thread(partial(client.connect, (QUICK, server.getsockname()[1])))

@@ -3,7 +3,7 @@
 What it does depends on the name that is asked for:
 
     quick...     answered at once: 127.0.0.1, and ``host.example`` for an address
-    once...      answered once, then kept
+    once...      answered once for each name, then kept
     release...   answered, as is everything that was kept
     any other    kept
 
@@ -22,7 +22,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-QUICK, ONCE, RELEASE, SILENT = "quick.example", "once.example", "release.example", "silent.example"
+QUICK, RELEASE, SILENT = "quick.example", "release.example", "silent.example"
 #: An address whose name nobody tells, and one whose name is told at once.
 SILENT_ADDRESS, QUICK_ADDRESS = "192.0.2.77", "192.0.2.1"
 
@@ -69,7 +69,6 @@ def serve(server: socket.socket) -> None:
             for held, to in kept:
                 server.sendto(held, to)
             kept.clear()
-            seen.clear()
         elif name[1:].startswith(b"once") and (name, kind) not in seen:
             seen.add((name, kind))
         elif not name[1:].startswith(b"quick") and not name.startswith(b"\0011\0012\0010\003192"):
