@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 from interruptible_threading import status
@@ -27,11 +27,7 @@ SHIM = ctypes.CDLL(status()["library"])
 @lru_cache(None)
 def library() -> ctypes.CDLL:
     """It is built here when nobody has done so."""
-    if BUILT:
-        loaded = ctypes.CDLL(BUILT)
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            loaded = ctypes.CDLL(_build(os.path.join(folder, "libstorm.so")))
+    loaded = ctypes.CDLL(BUILT or _build())
     loaded.storm_start.restype = ctypes.c_void_p
     loaded.storm_start.argtypes = [
         ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(ctypes.c_ulong), ctypes.c_uint, ctypes.c_uint64, ctypes.c_uint32,
@@ -43,7 +39,13 @@ def library() -> ctypes.CDLL:
     return loaded
 
 
-def _build(path: str) -> str:
+_folder: Optional[tempfile.TemporaryDirectory[str]] = None  # it goes when the process ends
+
+
+def _build() -> str:
+    global _folder
+    _folder = tempfile.TemporaryDirectory()
+    path = os.path.join(_folder.name, "libstorm.so")
     compiler = shlex.split(os.environ.get("CC") or "cc")
     try:
         subprocess.run([*compiler, "-O1", "-g", "-fPIC", "-shared", "-pthread", "-o", path, str(SOURCE)], check=True)
