@@ -9,13 +9,15 @@ with_package = PYTHONPATH=build/default/py/$$($(python) cmake/describe_python.py
 
 c_files := $(wildcard include/*.h src/*.[ch] src/*/*.[ch] tests/c/*.[ch] tests/c/*/*.[ch] tests/python/native/*.c)
 
+races := $(wildcard tests/python/test_race*.py) $(addprefix tests/python/test_,storms.py coexist.py many.py)
+
 .PHONY: help setup build demo soak check bench format lint docs clean
 
 help:
 	@echo 'make setup    install what is missing'
 	@echo 'make demo     build for the default interpreter and run examples/demo.py'
 	@echo 'make check    build for every interpreter found and run all tests'
-	@echo 'make soak     the long race tests, on the default interpreter (ITR_TEST_COUNT, ITR_TEST_SEED)'
+	@echo 'make soak     the races for much longer, on the default interpreter (ITR_TEST_COUNT, ITR_TEST_SEED)'
 	@echo 'make bench    measure (bench/bench.py)'
 	@echo 'make format   format the C and Python sources'
 	@echo 'make lint     formatting, types and static analysis'
@@ -36,7 +38,8 @@ bench: build
 	$(with_package) bench/bench.py $(BENCH_ARGS)
 
 soak: build
-	$(with_package) -m interruptible_threading exec -- $$(realpath -s $(python)) -m pytest tests/python -m soak -p no:cacheprovider
+	ITR_TEST_COUNT=$${ITR_TEST_COUNT:-2000} $(with_package) -m interruptible_threading exec -- \
+		$$(realpath -s $(python)) -m pytest $(races) -p no:cacheprovider
 
 check: setup
 	@scripts/check.sh

@@ -120,7 +120,7 @@ foreach(tag IN LISTS ITR_TAGS)
     endif()
     add_test(
       NAME python.${tag}.${how}
-      COMMAND "${python}" -m pytest ${files} -m "not soak" -p no:cacheprovider
+      COMMAND "${python}" -m pytest ${files} -p no:cacheprovider
       WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}")
     set_tests_properties(
       python.${tag}.${how} PROPERTIES

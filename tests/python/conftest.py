@@ -25,7 +25,8 @@ from interruptible_threading import _preload  # noqa: E402
 #: Fixtures: servers outside this process, and in it.
 pytest_plugins = ["servers", "web_server"]
 
-HANG_GUARD = 100.0
+#: Seconds for one test; those that ITR_TEST_COUNT makes long get more.
+HANG_GUARD = 100.0 + 0.05 * int(os.environ.get("ITR_TEST_COUNT") or 0)
 RESTARTED = "INTERRUPTIBLE_TESTS_RESTARTED"
 #: The standard error of the run itself, which is not captured.
 STDERR = pytest.StashKey[TextIO]()

@@ -272,5 +272,5 @@ time.sleep(0.01)
 def test_interpreter_exit(ending: str) -> None:
     """Exit status 0, nothing on standard error, no hang."""
     native = library()._name if "argv" in ENDINGS[ending] else ""
-    for _ in range(count(3)):
+    for _ in range(min(count(3), 100)):
         assert run_script(PRELUDE + ENDINGS[ending] + "\nprint('end')", native) == "end\n"
