@@ -28,7 +28,9 @@ enum itr_class {
     /* No class: a broken call says ECANCELED, whatever it is. Else polls say that nothing is ready. */
     ITR_FAILS = 1u << 30,
     /* For the stub: what Python code raises that runs inside the exact call is lost. */
-    ITR_SWALLOWS = 1u << 29
+    ITR_SWALLOWS = 1u << 29,
+    /* For the stub: the connection is of no use any more once one of its calls was broken. */
+    ITR_SPOILS = 1u << 28
 };
 
 /* In the wrapper itself, before anything else: whose call is it? */

@@ -152,6 +152,24 @@ static bool is_false_result(const struct itr_row *row, PyObject *result) {
     }
 }
 
+/* self.connection.close(), or self.close() when it is the connection: libpq sends a farewell, which cannot wait on what
+ * was shut down. Keeps the exception that is set. */
+static void spoil(PyObject *self) {
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyObject *connection = PyObject_GetAttrString(self, "connection");
+    if (connection == NULL) {
+        PyErr_Clear();
+        connection = self;
+        Py_INCREF(connection);
+    }
+    PyObject *closed = PyObject_CallMethod(connection, "close", NULL);
+    Py_XDECREF(closed);
+    Py_DECREF(connection);
+    PyErr_Clear();
+    PyErr_Restore(type, value, traceback);
+}
+
 /* ---- the common way
  * ------------------------------------------------------------------------------------------------------------- */
 
@@ -184,6 +202,9 @@ static PyObject *run(const struct itr_call *c, struct itr_thread *t) {
         Py_XDECREF(traceback);
         Py_XDECREF(result);
         if (itr_deliver_here(t, true)) {
+            if ((c->row->classes & ITR_SPOILS) != 0) {
+                spoil(c->self);
+            }
             return NULL;
         }
         unbreakable = true; /* it may not be raised here: wait on */
