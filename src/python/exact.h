@@ -27,6 +27,9 @@ struct itr_row {
     int convention;   /* METH_*, as the interpreter at hand has it */
     PyMethodDef *def; /* NULL: not swapped */
     PyCFunction original;
+    PyWrapperDescrObject
+        *init; /* "__init__": no PyMethodDef, but the slot's wrapper, and `own` for the rest to look at */
+    PyMethodDef own;
     PyObject *builtin;       /* a module's function: its hash changes with the swap */
     const char *trouble;     /* why it is not swapped */
     struct itr_row *acquire; /* ENTER: the row that takes arguments */

@@ -17,7 +17,7 @@ enum row_id {
 
 static struct itr_row rows[N_ROWS] = {
 #define ITR_EXACT(id, module, type, method, kind, classes)                                                             \
-    [ROW_##id] = {module, type, method, ITR_KIND_##kind, (classes), 0, NULL, NULL, NULL, NULL, NULL},
+    [ROW_##id] = {module, type, method, ITR_KIND_##kind, (classes)},
 #include "client_calls.def"
 #include "exact_calls.def"
 #undef ITR_EXACT
@@ -42,6 +42,11 @@ static bool installed;
         return itr_dispatch(                                                                                           \
             &(struct itr_call){.row = &rows[ROW_##id], .self = self, .vector = vector, .n = n, .names = names});       \
     }                                                                                                                  \
+    static int init_##id(PyObject *self, PyObject *args, PyObject *kwargs) {                                           \
+        PyObject *done = keywords_##id(self, args, kwargs);                                                            \
+        Py_XDECREF(done);                                                                                              \
+        return done == NULL ? -1 : 0;                                                                                  \
+    }                                                                                                                  \
     static PyObject *method_##id(PyObject *self, PyTypeObject *defining, PyObject *const *vector, Py_ssize_t n,        \
                                  PyObject *names) {                                                                    \
         return itr_dispatch(&(struct itr_call){                                                                        \
@@ -53,11 +58,11 @@ static bool installed;
 
 typedef void (*any_function)(void);
 static const struct {
-    any_function varargs, keywords, fast, fast_keywords, method;
+    any_function varargs, keywords, fast, fast_keywords, method, init;
 } thunks[N_ROWS] = {
 #define ITR_EXACT(id, module, type, method, kind, classes)                                                             \
-    [ROW_##id] = {(any_function)varargs_##id, (any_function)keywords_##id, (any_function)fast_##id,                    \
-                  (any_function)fast_keywords_##id, (any_function)method_##id},
+    [ROW_##id] = {(any_function)varargs_##id,       (any_function)keywords_##id, (any_function)fast_##id,              \
+                  (any_function)fast_keywords_##id, (any_function)method_##id,   (any_function)init_##id},
 #include "client_calls.def"
 #include "exact_calls.def"
 #undef ITR_EXACT
@@ -92,6 +97,9 @@ typedef PyObject *(*keywords_function)(PyObject *, PyObject *, PyObject *);
 
 PyObject *itr_call_original(const struct itr_call *c) {
     any_function f = (any_function)c->row->original;
+    if (c->row->init != NULL) {
+        return ((initproc)f)(c->self, c->args, c->kwargs) == 0 ? Py_NewRef(Py_None) : NULL;
+    }
     switch (c->row->convention) {
     case METH_VARARGS | METH_KEYWORDS:
         return ((keywords_function)f)(c->self, c->args, c->kwargs);
@@ -203,6 +211,11 @@ static void find(struct itr_row *row, PyObject *module) {
         Py_XSETREF(row->builtin, function);
     } else if (Py_IS_TYPE(function, &PyMethodDescr_Type)) {
         row->def = ((PyMethodDescrObject *)function)->d_method;
+    } else if (Py_IS_TYPE(function, &PyWrapperDescr_Type) && strcmp(row->method, "__init__") == 0) {
+        row->init = (PyWrapperDescrObject *)Py_NewRef(function); /* of a static type: it stays for ever */
+        row->own.ml_flags = METH_VARARGS | METH_KEYWORDS;
+        row->own.ml_meth = (PyCFunction)(uintptr_t)row->init->d_wrapped;
+        row->def = &row->own;
     } else {
         row->trouble = "unknown shape: not a builtin function or method";
     }
@@ -233,8 +246,14 @@ static void prepare(int i, PyObject *module) {
 }
 
 static void swap(int i) {
-    if (rows[i].def != NULL) {
-        rows[i].def->ml_meth = (PyCFunction)thunk_for(i, rows[i].convention);
+    struct itr_row *row = &rows[i];
+    if (row->def == NULL) {
+        return;
+    }
+    if (row->init != NULL) { /* Python subclasses come here by super().__init__() */
+        row->init->d_wrapped = (void *)(uintptr_t)thunks[i].init;
+    } else {
+        row->def->ml_meth = (PyCFunction)thunk_for(i, row->convention);
     }
 }
 
@@ -290,7 +309,11 @@ void itr_exact_loaded(PyObject *module) {
 void itr_exact_uninstall(void) {
     for (int i = 0; installed && i < N_ROWS; i++) {
         if (rows[i].def != NULL) {
-            rows[i].def->ml_meth = rows[i].original;
+            if (rows[i].init != NULL) {
+                rows[i].init->d_wrapped = (void *)(uintptr_t)rows[i].original;
+            } else {
+                rows[i].def->ml_meth = rows[i].original;
+            }
             rows[i].def = NULL; /* `original` stays: a thread may be inside the wrapper */
         }
         Py_CLEAR(rows[i].builtin);
