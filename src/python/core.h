@@ -130,6 +130,8 @@ int itr_inject_uninterruptible(PyObject *code);
 /* May the exact call that this thread is in raise at all? (DESIGN: _acquire_restore, threading's own bootstrap)
  * `broken`: it waited, and was woken for it. */
 bool itr_may_raise_here(bool broken);
+/* Is it one that is waited out? */
+bool itr_must_finish_here(void);
 enum itr_fit { ITR_FIT, ITR_UNFIT, ITR_UNFIT_CALL };
 /* Where `tstate` stands now: may an exception be raised there? Repairs the exception table when that is needed. */
 enum itr_fit itr_fit_position(struct itr_thread *t, PyThreadState *tstate);

@@ -80,5 +80,7 @@ uint32_t itr_exact_leave(struct itr_thread *t, const struct itr_exact *outer);
 /* Something is pending: raise it here, unless a mask or the place forbids it. True: an exception is set. `broken`: the
  * call has waited, and was woken for it; false: it has not begun. */
 bool itr_deliver_here(struct itr_thread *t, bool broken);
+/* A call that was broken has its own result after all. The interrupt comes at the next chance, or is taken back. */
+void itr_exact_completed(struct itr_thread *t);
 
 #endif

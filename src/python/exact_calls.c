@@ -68,6 +68,11 @@ uint32_t itr_exact_leave(struct itr_thread *t, const struct itr_exact *outer) {
     return broken;
 }
 
+void itr_exact_completed(struct itr_thread *t) {
+    atomic_store_explicit(&t->slot->committed, 0, memory_order_seq_cst);
+    itr_api->kick(t->ref);
+}
+
 bool itr_deliver_here(struct itr_thread *t, bool broken) {
     itr_async_recall(t);
     if (!itr_thread_pending(t) || t->ended ||
@@ -192,7 +197,7 @@ static PyObject *run(const struct itr_call *c, struct itr_thread *t) {
             return result;
         }
         if (!is_false_result(c->row, result)) {
-            itr_api->kick(t->ref); /* it has completed after all: the interrupt comes at the next chance */
+            itr_exact_completed(t);
             return result;
         }
         PyObject *type, *value, *traceback;

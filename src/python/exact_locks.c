@@ -101,7 +101,7 @@ PyObject *itr_dispatch_lock(const struct itr_call *c, struct itr_thread *t) {
         itr_note_exact(t);
         return result;
     }
-    bool unbreakable = false;
+    bool unbreakable = itr_must_finish_here(); /* then it is not woken in vain, and the interrupt can be taken back */
     for (;;) {
         Py_DECREF(result);
         struct itr_exact outer;
@@ -111,7 +111,7 @@ PyObject *itr_dispatch_lock(const struct itr_call *c, struct itr_thread *t) {
         uint32_t broken = itr_exact_leave(t, &outer);
         if (result == NULL || result == Py_True) {
             if (broken != 0) {
-                itr_api->kick(t->ref);
+                itr_exact_completed(t);
             }
             return result;
         }
@@ -149,7 +149,7 @@ PyObject *itr_dispatch_queue(const struct itr_call *c, struct itr_thread *t) {
         uint32_t broken = itr_exact_leave(t, &outer);
         if (result != NULL || !PyErr_ExceptionMatches(empty)) {
             if (broken != 0) {
-                itr_api->kick(t->ref);
+                itr_exact_completed(t);
             }
             return result;
         }
@@ -206,7 +206,7 @@ PyObject *itr_dispatch_join(const struct itr_call *c, struct itr_thread *t) {
         Py_XDECREF(done);
         if (ended != 0 || (broken == 0 && bounded && now_ns() >= deadline)) {
             if (ended > 0 && broken != 0) {
-                itr_api->kick(t->ref);
+                itr_exact_completed(t);
             }
             if (ended < 0) {
                 Py_CLEAR(result);

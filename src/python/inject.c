@@ -452,16 +452,33 @@ static bool must_finish(PyFrameObject *frame, PyCodeObject *code) {
     return false;
 }
 
+bool itr_must_finish_here(void) {
+    PyFrameObject *frame = PyThreadState_GetFrame(PyThreadState_Get());
+    bool found = false;
+    bool top = true;
+    while (frame != NULL && top) {
+        PyCodeObject *code = PyFrame_GetCode(frame);
+        found = must_finish(frame, code);
+        top = !found && named(code, "__enter__") && is_protected(frame); /* Condition's, around its lock's */
+        Py_DECREF(code);
+        PyFrameObject *back = PyFrame_GetBack(frame);
+        Py_DECREF(frame);
+        frame = back;
+    }
+    Py_XDECREF(frame);
+    return found;
+}
+
 bool itr_may_raise_here(bool broken) {
+    if (itr_must_finish_here()) {
+        return false;
+    }
     PyFrameObject *frame = PyThreadState_GetFrame(PyThreadState_Get());
     PyFrameObject *above = NULL; /* the frame that `frame` called */
     bool ok = true;
-    bool top = true;
     while (frame != NULL && ok) {
         PyCodeObject *code = PyFrame_GetCode(frame);
-        if (top && must_finish(frame, code)) {
-            ok = false;
-        } else if (named(code, "__del__")) {
+        if (named(code, "__del__")) {
             /* Nobody can catch it there, and Popen's loses sight of a child. But a finalizer that waits is woken, and
              * the interrupt is recorded again. */
             ok = broken;
@@ -478,7 +495,6 @@ bool itr_may_raise_here(bool broken) {
                 Py_DECREF(globals);
             }
         }
-        top = top && named(code, "__enter__") && is_protected(frame); /* Condition's, around its lock's */
         Py_DECREF(code);
         Py_XDECREF(above);
         above = frame;

@@ -179,7 +179,7 @@ def storm(
     for _ in range(rounds):
         victim = random.choice(books.victims)
         if random.random() < 0.5:
-            for _ in range(100):  # it may be one that never waits
+            for _ in range(20):  # it may be one that never waits
                 if victim.parked():
                     break
                 time.sleep(0)

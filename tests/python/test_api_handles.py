@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from functools import partial
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 from interruptible_threading import InterruptHandle, ThreadInterrupted, critical_section, deliver_on_blocking, interrupt
-from support import GUARD, LONG, READ, SEM, Scene, Worker, assert_interrupted, parked
+from support import GUARD, LONG, READ, SEM, Scene, Worker, assert_interrupted, parked, wait_until
 
 
 class Custom(Exception):
@@ -57,6 +58,33 @@ def test_cancel(quiet: None) -> None:
         assert (handle.state, handle.wait(), handle.cancel()) == ("retracted", True, False)
         go_on()
         assert worker.value() == "whole"
+
+
+def test_cancel_while_a_condition_takes_its_lock_back(quiet: None) -> None:
+    """That wait is not broken, so it is never too late to take an interrupt back there."""
+    condition = threading.Condition(threading.Lock())
+
+    def call() -> None:
+        with condition:
+            condition.wait()
+
+    def takes_it_back() -> bool:
+        frame = sys._current_frames().get(worker.ident or 0)
+        return frame is not None and frame.f_code.co_name == "_acquire_restore"
+
+    worker = Worker(call)
+    parked(worker, *SEM)
+    with condition:
+        condition.notify()
+        wait_until(takes_it_back, "it wants the lock back")
+        parked(worker, *SEM)
+        for turn in range(200):
+            handle = interrupt(worker)
+            for _ in range(turn):  # it may have time to wake up
+                time.sleep(0)
+            assert handle.cancel() is True
+            assert handle.state == "retracted"
+    worker.value()
 
 
 def test_cancelled_handle_leaves_room_for_another(quiet: None) -> None:

@@ -180,7 +180,8 @@ static int writable_relro_pages(const struct reader *reader) {
 
 /* ---- tests ------------------------------------------------------------------------------------------------------- */
 
-static const char *const scenarios[] = {"lazy", "now", "relro_partial", "relro_full", "relro_none", "no_plt", "no_plt_lazy"};
+static const char *const scenarios[] = {"lazy",       "now",    "relro_partial", "relro_full",
+                                        "relro_none", "no_plt", "no_plt_lazy"};
 #define N (sizeof scenarios / sizeof *scenarios)
 static struct reader readers[N];
 static void *before[N];

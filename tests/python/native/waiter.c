@@ -1,4 +1,5 @@
-/* An extension module as many are: it waits, or computes, and asks PyErr_CheckSignals() now and then whether to go on. */
+/* An extension module as many are: it waits, or computes, and asks PyErr_CheckSignals() now and then whether to go on.
+ */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
@@ -12,13 +13,9 @@ static PyObject *waiter_wait(PyObject *self, PyObject *arg) {
     for (;;) {
         int result;
         int error;
-        Py_BEGIN_ALLOW_THREADS
-        result = poll(&set, 1, -1);
+        Py_BEGIN_ALLOW_THREADS result = poll(&set, 1, -1);
         error = errno;
-        Py_END_ALLOW_THREADS
-        if (result >= 0) {
-            return PyLong_FromLong(result);
-        }
+        Py_END_ALLOW_THREADS if (result >= 0) { return PyLong_FromLong(result); }
         if (error != EINTR) {
             errno = error;
             return PyErr_SetFromErrno(PyExc_OSError);
@@ -43,11 +40,8 @@ static PyObject *waiter_compute(PyObject *self, PyObject *unused) {
     (void)unused;
     for (;;) {
         begun = 1;
-        Py_BEGIN_ALLOW_THREADS
-        for (volatile int i = 0; i < 1000; i++) {
-        }
-        Py_END_ALLOW_THREADS
-        if (PyErr_CheckSignals() != 0) {
+        Py_BEGIN_ALLOW_THREADS for (volatile int i = 0; i < 1000; i++) {}
+        Py_END_ALLOW_THREADS if (PyErr_CheckSignals() != 0) {
             begun = 0;
             return NULL;
         }
