@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -60,6 +61,16 @@ static void drop_spare(const struct spare *spare) {
     }
 }
 
+/* Descriptors are given from the lowest number up: in the upper half of what the process may have, they get scarce, and
+ * are the program's. (Its threads are then woken by signals alone.) */
+static int most_fds(void) {
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur / 2 > OWN_FDS) {
+        return OWN_FDS;
+    }
+    return (int)(limit.rlim_cur / 2);
+}
+
 static bool fresh_pipe(int ends[2]) {
     for (;;) {
         struct spare spare = {{-1, -1}, 0, 0};
@@ -82,13 +93,14 @@ static bool fresh_pipe(int ends[2]) {
         return false;
     }
     bool usable = true;
+    int most = most_fds();
     for (int i = 0; i < 2; i++) {
         if (ends[i] <= STDERR_FILENO) { /* those are the program's, even while they are closed */
             int low = ends[i];
             ends[i] = itr_real.fcntl(low, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
             itr_real.close(low);
         }
-        usable = usable && ends[i] >= 0 && ends[i] < OWN_FDS;
+        usable = usable && ends[i] >= 0 && ends[i] < most;
     }
     for (int i = 0; i < 2 && !usable; i++) {
         if (ends[i] >= 0) {

@@ -262,6 +262,18 @@ static PyObject *effect(const struct itr_call *c, struct itr_thread *t) {
     return result;
 }
 
+static bool forks(const struct itr_row *row) {
+    return strcmp(row->method, "fork") == 0 || strcmp(row->method, "forkpty") == 0;
+}
+
+/* From 3.15 on os.fork() counts the process's threads, to warn of them, before any hook has run. */
+static PyObject *without_monitor(const struct itr_call *c, struct itr_thread *t) {
+    Py_BEGIN_ALLOW_THREADS itr_api->monitor_stop();
+    Py_END_ALLOW_THREADS PyObject *result = t == NULL ? itr_call_original(c) : effect(c, t);
+    itr_api->monitor_allow();
+    return result;
+}
+
 /* open(fd) opens nothing: who calls it counts on the descriptor's having an owner from here on. */
 static bool wraps_descriptor(const struct itr_call *c) {
     if ((c->row->classes & ITR_OPEN) == 0) {
@@ -285,6 +297,9 @@ PyObject *itr_dispatch(const struct itr_call *c) {
         return result;
     }
     struct itr_thread *t = itr_thread_current();
+    if (c->row->kind == ITR_KIND_EFFECT && forks(c->row)) {
+        return without_monitor(c, t);
+    }
     if (t == NULL) {
         return itr_call_original(c);
     }

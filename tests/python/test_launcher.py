@@ -37,7 +37,7 @@ TELL = PROGRAM + "print(state())\n"
 
 def clean_environment(**extra: str) -> dict[str, str]:
     """This process's environment without what the tests themselves were started with."""
-    environ = {key: value for key, value in os.environ.items() if not key.startswith("INTERRUPTIBLE")}
+    environ = {key: value for key, value in os.environ.items() if not key.startswith(("INTERRUPTIBLE", "ITR_TEST"))}
     _preload.remove(environ)
     return {**environ, **extra}
 
