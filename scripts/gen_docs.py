@@ -170,7 +170,7 @@ extension module goes by that module's name.
 |---|---|---|
 """
 LIBRARIES_REST = """\
-| any other | `EINTR`, once for each interrupt | Whatever it makes of a signal. Many wait on: then the interrupt is raised when the call returns, and `explain()` names the library. |
+| any other | `EINTR`, once for each interrupt | What it makes of a signal. Many wait on: the interrupt is raised when it returns. |
 
 `register_library(name, policy)` ([API](api.md)) and `itr_register_library()` ([interruptible.h](../include/interruptible.h)) add
 to this table, or change it.
@@ -210,7 +210,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="fail when a page is stale")
     check = parser.parse_args().check
-    stale = [(path, text) for path, text in ((CALLS, page()), (LIBRARIES, libraries_page())) if not path.exists() or path.read_text() != text]
+    stale = [
+        (path, text) for path, text in ((CALLS, page()), (LIBRARIES, libraries_page())) if not path.exists() or path.read_text() != text
+    ]
     for path, text in stale:
         if check:
             print(f"{path.relative_to(ROOT)} is stale: run scripts/gen_docs.py", file=sys.stderr)
