@@ -185,11 +185,14 @@ def parked(*threads):
 
 def again_and_again(call):
     def body():
+        _core.mask(2)  # what comes between two rounds would come out of the thread
         while True:
             try:
+                _core.unmask(2)
                 call()
+                _core.mask(2)
             except ThreadInterrupted:
-                pass
+                _core.mask(2)
     return body
 
 def spin():

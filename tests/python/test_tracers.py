@@ -112,8 +112,9 @@ def by_monitoring(rounds: Rounds) -> None:
         for event in wanted:
             monitoring.register_callback(TOOL, event, see)
         monitoring.set_events(TOOL, sum(wanted))
+        were = monitoring.get_events(TOOL)  # from 3.14 on BRANCH stands for two others
         rounds()
-        assert monitoring.get_events(TOOL) == sum(wanted)
+        assert monitoring.get_events(TOOL) == were != 0
         goes_on(lambda: seen)
     finally:
         monitoring.set_events(TOOL, 0)
