@@ -74,7 +74,7 @@ LOOKUPS: dict[str, tuple[Callable[[], Any], str]] = {
     "urlopen": (partial(urllib.request.urlopen, f"http://{SILENT}/"), "getaddrinfo"),
     "http.client": (http.client.HTTPConnection(SILENT).connect, "getaddrinfo"),
 }
-if sys.version_info < (3, 11):  # it keeps the GIL while it waits, so nobody could interrupt it
+if sys.version_info < (3, 11, 7):  # (3.11.2 does it, 3.11.7 does not:) it keeps the GIL while it waits, so nobody could interrupt it
     del LOOKUPS["getnameinfo"], LOOKUPS["getnameinfo-6"]
 
 
