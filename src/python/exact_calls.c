@@ -121,7 +121,7 @@ static bool is_client_error(uint32_t classes) {
         const char *name = dot == NULL ? path : dot + 1;
         ours = ours || strcmp(name, "OperationalError") == 0 ||
                (i == 0 && (strcmp(name, "DatabaseError") == 0 || strcmp(name, "InterfaceError") == 0 ||
-                           strcmp(path, "pycurl.error") == 0));
+                           strcmp(name, "error") == 0));
     }
     PyErr_Restore(type, value, traceback);
     return ours || is_our_error(classes);

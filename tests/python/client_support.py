@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from pathlib import Path
@@ -55,8 +56,11 @@ def settled(worker: Worker, *calls: str) -> dict[str, Any]:
 
 
 def cpu_seconds(thread: threading.Thread) -> float:
-    """The processor time that a thread has used."""
-    return int(Path(f"/proc/self/task/{thread.native_id}/schedstat").read_text().split()[0]) / 1e9
+    """The processor time that a thread has used; nan when it has ended."""
+    try:
+        return int(Path(f"/proc/self/task/{thread.native_id}/schedstat").read_text().split()[0]) / 1e9
+    except (ProcessLookupError, FileNotFoundError):
+        return math.nan
 
 
 def assert_idle(worker: Worker, seconds: float = 0.3) -> None:
