@@ -152,6 +152,10 @@ static bool is_false_result(const struct itr_row *row, PyObject *result) {
     }
     case ITR_KIND_NONE:
         return result == Py_None;
+    case ITR_KIND_CLIENT: { /* CurlMulti.select() */
+        int overflow = 0;
+        return PyLong_CheckExact(result) && PyLong_AsLongAndOverflow(result, &overflow) == -1 && overflow == 0;
+    }
     default:
         return false;
     }

@@ -56,7 +56,7 @@ def settled(worker: Worker, *calls: str) -> dict[str, Any]:
 
 
 def cpu_seconds(thread: threading.Thread) -> float:
-    """The processor time that a thread has used; nan when it has ended."""
+    """The processor time that a thread has used, in seconds; nan when it has ended."""
     try:
         return int(Path(f"/proc/self/task/{thread.native_id}/schedstat").read_text().split()[0]) / 1e9
     except (ProcessLookupError, FileNotFoundError):
