@@ -296,7 +296,10 @@ void itr_monitor_after_fork(bool child) {
         pthread_mutex_init(&monitor_lock, NULL);
         running = stopping = cond_made = alarmed = false; /* a timer is not inherited */
         asleep_until = INT64_MIN;
-        forbidden = 0;
+        /* CPython is still mending itself for the child, and what the stub would do with a running thread meets keys
+         * and locks that are being made anew. The stub says when that is over (core.c); if it never does, because it
+         * was not Python that forked, then Python must not be used in this child anyway. */
+        forbidden = atomic_load_explicit(&itr_on_running, memory_order_relaxed) != NULL ? 1 : 0;
         monitor_tid = 0;
         watch_head = 0; /* the table has cleared every slot's `watched` */
         if (itr_self != NULL && atomic_load_explicit(&itr_self->pending, memory_order_relaxed) != 0) {

@@ -159,6 +159,7 @@ void itr_async_try(struct itr_thread *t) {
 void itr_async_recall(struct itr_thread *t) { (void)t; }
 void itr_async_settle(struct itr_thread *t) { (void)t; }
 void itr_async_before_fork(void) {}
+void itr_async_after_fork(void) {}
 void itr_async_stop(void) { atomic_store_explicit(&stopped, 1, memory_order_relaxed); }
 
 #else /* up to 3.11 */
@@ -386,6 +387,14 @@ int64_t itr_async_on_running(struct itr_slot *slot, itr_ref ref, uint32_t tries)
     pthread_cond_signal(&wanted);
     pthread_mutex_unlock(&lock);
     return ask_delay(tries);
+}
+
+/* In the child, before the monitor runs there: an injector that was started behind before_fork() is not here. */
+void itr_async_after_fork(void) {
+    pthread_mutex_init(&lock, NULL);
+    pthread_cond_init(&wanted, NULL);
+    running = stopping = false;
+    work_n = 0;
 }
 
 /* With the GIL; gives it up while it waits. */

@@ -564,6 +564,15 @@ static PyObject *core_before_fork(PyObject *self, PyObject *unused) {
     Py_RETURN_NONE;
 }
 
+/* Every lock of CPython's is in order again: interrupts that the forking thread has brought along may be seen to. */
+static PyObject *core_after_fork(PyObject *self, PyObject *unused) {
+    (void)self;
+    (void)unused;
+    itr_async_after_fork();
+    itr_api->monitor_allow();
+    Py_RETURN_NONE;
+}
+
 static PyObject *core_stop(PyObject *self, PyObject *unused) {
     (void)self;
     (void)unused;
@@ -610,6 +619,7 @@ static PyMethodDef methods[] = {
     FUNCTION(register_library, METH_VARARGS, "itr_register_library()."),
     FUNCTION(known_libraries, METH_NOARGS, "(stem, policy, effect) of the built-in table."),
     {"_before_fork", core_before_fork, METH_NOARGS, NULL},
+    {"_after_fork", core_after_fork, METH_NOARGS, NULL},
     {"_stop", core_stop, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
@@ -619,9 +629,11 @@ static int register_hooks(PyObject *module) {
     PyObject *os = PyImport_ImportModule("os");
     PyObject *atexit = PyImport_ImportModule("atexit");
     PyObject *before = PyObject_GetAttrString(module, "_before_fork");
+    PyObject *after = PyObject_GetAttrString(module, "_after_fork");
     PyObject *stop = PyObject_GetAttrString(module, "_stop");
     PyObject *reg = os == NULL ? NULL : PyObject_GetAttrString(os, "register_at_fork");
-    PyObject *kwargs = before == NULL ? NULL : Py_BuildValue("{s:O}", "before", before);
+    PyObject *kwargs =
+        before == NULL || after == NULL ? NULL : Py_BuildValue("{s:O,s:O}", "before", before, "after_in_child", after);
     PyObject *none = PyTuple_New(0);
     PyObject *done = reg == NULL || kwargs == NULL || none == NULL ? NULL : PyObject_Call(reg, none, kwargs);
     PyObject *done2 =
@@ -630,6 +642,7 @@ static int register_hooks(PyObject *module) {
     Py_XDECREF(os);
     Py_XDECREF(atexit);
     Py_XDECREF(before);
+    Py_XDECREF(after);
     Py_XDECREF(stop);
     Py_XDECREF(reg);
     Py_XDECREF(kwargs);

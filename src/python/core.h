@@ -167,6 +167,7 @@ void itr_async_recall(struct itr_thread *t);
 /* Has what was armed been raised? Then it is delivered. */
 void itr_async_settle(struct itr_thread *t);
 void itr_async_before_fork(void);
+void itr_async_after_fork(void); /* in the child */
 void itr_async_stop(void);
 
 /* ---- stepping (trace_look.c), up to 3.11

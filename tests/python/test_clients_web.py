@@ -274,7 +274,7 @@ def test_grpc_storm(channel: Any, quiet: None) -> None:
     storm(partial(channel.unary_unary("/service/method"), b"", timeout=LIMIT, wait_for_ready=True), rounds=5)
 
 
-def test_grpc_works_afterwards(quiet: None) -> None:
+def test_grpc_works_afterwards() -> None:
     """A channel whose call was interrupted goes on to answer."""
     module = need_module("grpc")
 
