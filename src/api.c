@@ -41,13 +41,13 @@ EXPORT int itr_detach(void) {
 
 /* Record, then wake: the order the protocol in park.c relies on. Slot locked. True when nothing of `bit` was pending.
  */
-static bool raise_locked(struct itr_slot *slot, uint32_t bit) {
+static bool raise_locked(struct itr_slot *slot, uint32_t bit, enum itr_wake *woken) {
     if (atomic_load_explicit(&slot->pending, memory_order_relaxed) == 0) {
         atomic_store_explicit(&slot->foreign_done, 0, memory_order_relaxed);
         atomic_store_explicit(&slot->committed, 0, memory_order_relaxed);
     }
     bool fresh = (atomic_fetch_or_explicit(&slot->pending, bit, memory_order_seq_cst) & bit) == 0;
-    itr_wake_locked(slot);
+    *woken = itr_wake_locked(slot);
     return fresh;
 }
 
@@ -56,10 +56,11 @@ EXPORT int itr_interrupt(pthread_t thread) {
     if (slot == NULL) {
         return -ESRCH;
     }
-    bool fresh = raise_locked(slot, ITR_PENDING_API);
+    enum itr_wake woken;
+    bool fresh = raise_locked(slot, ITR_PENDING_API, &woken);
     itr_ref ref = itr_ref_of(slot);
     itr_unlock(slot);
-    itr_monitor_watch(ref);
+    itr_monitor_watch(ref, woken);
     return fresh ? ITR_OK : ITR_COALESCED;
 }
 
@@ -128,7 +129,7 @@ EXPORT int itr_mask_push(int level) {
     return ITR_OK;
 }
 
-static void kick(itr_ref ref) { itr_monitor_watch(ref); }
+static void kick(itr_ref ref) { itr_monitor_watch(ref, ITR_WAKE_NONE); }
 
 EXPORT int itr_mask_pop(int level) {
     struct itr_slot *slot = itr_self;
@@ -177,9 +178,10 @@ static struct itr_slot *self(void) { return itr_self; }
 static void raise_bit(itr_ref ref, uint32_t bit) {
     struct itr_slot *slot = itr_lock_ref(ref);
     if (slot != NULL) {
-        raise_locked(slot, bit);
+        enum itr_wake woken;
+        raise_locked(slot, bit, &woken);
         itr_unlock(slot);
-        itr_monitor_watch(ref);
+        itr_monitor_watch(ref, woken);
     }
 }
 
@@ -192,15 +194,16 @@ static bool retract(itr_ref ref, uint32_t bit) {
         return true;
     }
     atomic_fetch_and_explicit(&slot->pending, ~bit, memory_order_seq_cst);
+    enum itr_wake woken = ITR_WAKE_NONE;
     bool done = atomic_load_explicit(&slot->committed, memory_order_seq_cst) == 0;
     if (!done) {
         /* The target may have seen the cleared flag and gone back to sleep: it needs waking again. */
         atomic_fetch_or_explicit(&slot->pending, bit, memory_order_seq_cst);
-        itr_wake_locked(slot);
+        woken = itr_wake_locked(slot);
     }
     itr_unlock(slot);
     if (!done) {
-        itr_monitor_watch(ref);
+        itr_monitor_watch(ref, woken);
     }
     return done;
 }

@@ -11,8 +11,11 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define FIRST_NS 100000    /* 100 us */
-#define MOST_NS 10000000   /* 10 ms */
+#define FIRST_NS 100000 /* 100 us */
+#define SURE_NS                                                                                                        \
+    5000000              /* 5 ms: beyond the kernel's next tick, so that setting the alarm programs no hardware (6 us) \
+                          */
+#define MOST_NS 10000000 /* 10 ms */
 #define LAST_NS 1000000000 /* 1 s, once it has tried for long */
 #define LONG_TRIES 200
 #define DOCTOR_TRIES 4    /* and at 8, 16, ... */
@@ -86,14 +89,22 @@ static void start_locked(void) {
     itr_real.pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
-void itr_monitor_watch(itr_ref ref) {
+static int64_t patience(const struct itr_slot *slot, enum itr_wake woken) {
+    if (woken == ITR_WAKE_SURE) {
+        return SURE_NS;
+    }
+    bool parked = atomic_load_explicit(&slot->park, memory_order_relaxed) != 0;
+    return woken == ITR_WAKE_LIKELY || parked ? FIRST_NS : 0;
+}
+
+void itr_monitor_watch(itr_ref ref, enum itr_wake woken) {
     struct itr_slot *slot = itr_slot_of_ref(ref);
     if (slot == NULL) {
         return;
     }
     pthread_mutex_lock(&monitor_lock);
     slot->tries = 0;
-    slot->next_ns = itr_now_ns() + (atomic_load_explicit(&slot->park, memory_order_relaxed) != 0 ? FIRST_NS : 0);
+    slot->next_ns = itr_now_ns() + patience(slot, woken);
     if (!slot->watched) {
         slot->watched = true;
         slot->watch_next = watch_head;
@@ -132,7 +143,7 @@ static int64_t look(struct itr_slot *slot, uint32_t tries) {
         uint64_t word = atomic_load_explicit(&slot->park, memory_order_seq_cst);
         enum itr_kind kind = ITR_PARK_KIND(word);
         parked = kind != ITR_PARK_NONE;
-        if (parked && itr_wake_locked(slot) && tries > 0) {
+        if (parked && itr_wake_locked(slot) != ITR_WAKE_NONE && tries > 0) {
             slot->wake_fails++;
             asked = true;
         }
@@ -289,7 +300,7 @@ void itr_monitor_after_fork(bool child) {
         monitor_tid = 0;
         watch_head = 0; /* the table has cleared every slot's `watched` */
         if (itr_self != NULL && atomic_load_explicit(&itr_self->pending, memory_order_relaxed) != 0) {
-            itr_monitor_watch(itr_ref_of(itr_self));
+            itr_monitor_watch(itr_ref_of(itr_self), ITR_WAKE_NONE);
         }
         return;
     }

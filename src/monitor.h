@@ -1,13 +1,14 @@
-/* One lazy native thread. It repeats a wake-up until its target has left the park (100 us, 200 us, ... 10 ms, in the
- * end 1 s), and asks the CPython stub again and again to inject into a target that runs Python code. It blocks all
- * signals, holds no GIL, and ends when it has had nothing to do for a while, before a fork, and before finalisation. */
+/* One lazy native thread. It repeats a wake-up until its target has left the park (after 100 us, 200 us, ...
+ * 10 ms, in the end 1 s; after 5 ms when the wake-up cannot have been missed), and asks the CPython stub again and
+ * again to inject into a target that runs Python code. It blocks all signals, holds no GIL, and ends when it has had
+ * nothing to do for a while, before a fork, and before finalisation. */
 #ifndef ITR_MONITOR_H
 #define ITR_MONITOR_H
 
-#include "flag_table.h"
+#include "park.h"
 
-/* Watch `slot` (not locked by the caller) until nothing is pending for it. */
-void itr_monitor_watch(itr_ref ref);
+/* Watch `slot` (not locked by the caller) until nothing is pending for it. `woken`: what was done to wake it. */
+void itr_monitor_watch(itr_ref ref, enum itr_wake woken);
 /* Stop and join the thread; it starts again by itself when something is watched. */
 void itr_monitor_stop(void);
 void itr_monitor_after_fork(bool child);

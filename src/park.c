@@ -204,25 +204,35 @@ pull_deadline(struct itr_slot *slot) {
     atomic_thread_fence(memory_order_seq_cst);
 }
 
-bool itr_wake_locked(struct itr_slot *slot) {
+/* A thread announces its park a moment before the kernel puts it to sleep, and a signal in between is lost. */
+#define SURELY_ASLEEP_NS 1000000
+
+static enum itr_wake wake_by_signal(struct itr_slot *slot) {
+    itr_signal_send(slot);
+    int64_t since = atomic_load_explicit(&slot->since_ns, memory_order_relaxed);
+    return itr_now_ns() - since > SURELY_ASLEEP_NS ? ITR_WAKE_SURE : ITR_WAKE_LIKELY;
+}
+
+enum itr_wake itr_wake_locked(struct itr_slot *slot) {
     uint64_t word = atomic_load_explicit(&slot->park, memory_order_seq_cst);
     enum itr_kind kind = ITR_PARK_KIND(word);
     if (kind == ITR_PARK_NONE || kind == ITR_PARK_CLOSED || (word & ITR_PARK_WAKING) != 0 || !slot->adopted) {
-        return false;
+        return ITR_WAKE_NONE;
     }
     if ((word & ITR_PARK_FOREIGN) != 0 && atomic_load_explicit(&slot->foreign_done, memory_order_relaxed) != 0) {
-        return false; /* it was told once; more would make its retry loop spin */
+        return ITR_WAKE_NONE; /* it was told once; more would make its retry loop spin */
     }
     if (!atomic_compare_exchange_strong_explicit(&slot->park, &word, word | ITR_PARK_WAKING, memory_order_seq_cst,
                                                  memory_order_relaxed)) {
-        return false; /* it left; if it parks again it sees `pending` itself */
+        return ITR_WAKE_NONE; /* it left; if it parks again it sees `pending` itself */
     }
+    enum itr_wake wake = ITR_WAKE_SURE;
     switch (kind) {
     case ITR_PARK_FDSET:
         if (itr_pipe_write(slot)) {
             atomic_store_explicit(&slot->piped, true, memory_order_relaxed);
         } else {
-            itr_signal_send(slot); /* the program closed it: the monitor repeats the signal */
+            wake = wake_by_signal(slot); /* the program closed it */
         }
         break;
     case ITR_PARK_DEADLINE:
@@ -230,9 +240,10 @@ bool itr_wake_locked(struct itr_slot *slot) {
         itr_signal_send(slot);
         break;
     default:
-        itr_signal_send(slot);
+        wake = wake_by_signal(slot);
         break;
     }
     atomic_fetch_and_explicit(&slot->park, ~ITR_PARK_WAKING, memory_order_release);
-    return true;
+    /* A library that was told EINTR goes back to Python sooner or later, and that is to be noticed soon. */
+    return (word & ITR_PARK_FOREIGN) != 0 ? ITR_WAKE_LIKELY : wake;
 }

@@ -83,8 +83,14 @@ bool itr_park_leave(struct itr_park *p, bool ended);
 /* errno of a broken call: ECANCELED, or EINTR for foreign callers, or what the exact call asked for. */
 int itr_break_errno(const struct itr_park *p);
 
-/* Wake `slot` (locked) if it is parked. True when a park was woken. */
-bool itr_wake_locked(struct itr_slot *slot);
+enum itr_wake {
+    ITR_WAKE_NONE,   /* not parked, or not to be woken */
+    ITR_WAKE_LIKELY, /* by a signal, which may have come before the call began to wait */
+    ITR_WAKE_SURE    /* the wait will end */
+};
+
+/* Wake `slot` (locked) if it is parked. */
+enum itr_wake itr_wake_locked(struct itr_slot *slot);
 
 int64_t itr_now_ns(void);
 

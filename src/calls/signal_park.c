@@ -24,6 +24,7 @@
 #define NO_WAIT_wait4 NO_WAIT_waitpid
 #define NO_WAIT_waitid NO_WAIT_waitpid
 #define NO_WAIT_msgrcv ~, (flags & IPC_NOWAIT) != 0
+#define NO_WAIT_msgsnd NO_WAIT_msgrcv
 #define SECOND_OF(ignored, second, ...) second
 #define SECOND(...) SECOND_OF(__VA_ARGS__)
 #define CANNOT_WAIT(name) SECOND(NO_WAIT_##name, false, ~)

@@ -34,6 +34,22 @@ static long do_eventfd_read(struct fixture *f) {
     return result;
 }
 static void put_event(struct fixture *f) { assert_int_equal(eventfd_write(f->a[0], 7), 0); }
+static void make_full_eventfd(struct fixture *f) {
+    make_eventfd(f);
+    assert_int_equal(eventfd_write(f->a[0], UINT64_MAX - 1), 0);
+}
+static long do_eventfd_write(struct fixture *f) { return eventfd_write(f->a[0], 7); }
+static void take_event(struct fixture *f) {
+    eventfd_t value = 0;
+    assert_int_equal(eventfd_read(f->a[0], &value), 0);
+    assert_true(value == UINT64_MAX - 1);
+}
+static bool gave_event(struct fixture *f) {
+    eventfd_t value = 0;
+    bool once = f->result == 0 && eventfd_read(f->a[0], &value) == 0 && value == 7;
+    assert_int_equal(eventfd_write(f->a[0], UINT64_MAX - 1), 0);
+    return once;
+}
 static bool got_event(struct fixture *f) { return f->result == 0 && f->byte == 7; }
 
 /* Nothing at hand that takes an offset can be made to wait at will. */
@@ -65,6 +81,10 @@ static long do_write(struct fixture *f) { return write(f->a[1], letter, 1); }
 static long do_writev(struct fixture *f) {
     struct iovec iov = {letter, 1};
     return writev(f->a[1], &iov, 1);
+}
+static long do_vmsplice(struct fixture *f) {
+    struct iovec iov = {letter, 1};
+    return vmsplice(f->a[1], &iov, 1, 0);
 }
 static long do_pwritev2(struct fixture *f) {
     struct iovec iov = {letter, 1};
@@ -229,6 +249,8 @@ static const struct row rows[] = {
     READ_AT("preadv", do_preadv),
     READ_AT("preadv64", do_preadv),
     {"eventfd_read", make_eventfd, do_eventfd_read, put_event, got_event, 0, NULL, NULL},
+    {"eventfd_write", make_full_eventfd, do_eventfd_write, take_event, gave_event, 0, NULL, NULL},
+    WRITE("vmsplice", do_vmsplice),
     WRITE("write", do_write),
     WRITE("writev", do_writev),
     WRITE("pwritev2", do_pwritev2),

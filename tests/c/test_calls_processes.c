@@ -128,6 +128,28 @@ static void put_msg(struct fixture *f) {
     assert_int_equal(msgsnd(f->id, &m, 1, 0), 0);
 }
 
+/* Full with one byte. */
+static void make_full_msg(struct fixture *f) {
+    struct msqid_ds limits;
+    make_msg(f);
+    assert_int_equal(msgctl(f->id, IPC_STAT, &limits), 0);
+    limits.msg_qbytes = 1;
+    assert_int_equal(msgctl(f->id, IPC_SET, &limits), 0);
+    put_msg(f);
+}
+static long do_msgsnd(struct fixture *f) {
+    struct message m = {1, "x"};
+    return msgsnd(f->id, &m, 1, 0);
+}
+static void take_msg(struct fixture *f) {
+    struct message m;
+    assert_int_equal(msgrcv(f->id, &m, sizeof m.text, 0, 0), 1);
+}
+static bool has_msg(struct fixture *f) {
+    struct msqid_ds now;
+    return f->result == 0 && msgctl(f->id, IPC_STAT, &now) == 0 && now.msg_qnum == 1;
+}
+
 static void make_mq(struct fixture *f) {
     struct mq_attr attr = {.mq_maxmsg = 4, .mq_msgsize = 8};
     char name[32];
@@ -152,6 +174,29 @@ static long do_mq_timedreceive(struct fixture *f) {
     return result;
 }
 static void put_mq(struct fixture *f) { assert_int_equal(mq_send(f->a[0], "x", 1, 0), 0); }
+
+/* Full with as many messages as make_mq() lets in. */
+static void make_full_mq(struct fixture *f) {
+    make_mq(f);
+    for (int i = 0; i < 4; i++) {
+        put_mq(f);
+    }
+}
+static long do_mq_send(struct fixture *f) { return mq_send(f->a[0], "x", 1, 0); }
+static long do_mq_timedsend(struct fixture *f) {
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    t.tv_sec += 60;
+    return mq_timedsend(f->a[0], "x", 1, 0, &t);
+}
+static void take_mq(struct fixture *f) {
+    char text[8];
+    assert_int_equal(mq_receive(f->a[0], text, sizeof text, NULL), 1);
+}
+static bool has_mq(struct fixture *f) {
+    struct mq_attr now;
+    return f->result == 0 && mq_getattr(f->a[0], &now) == 0 && now.mq_curmsgs == 4;
+}
 
 static void remove_semaphore(struct fixture *f) { semctl(f->id, 0, IPC_RMID); }
 static void make_semaphore(struct fixture *f) {
@@ -193,6 +238,9 @@ static const struct row rows[] = {
     {"msgrcv", make_msg, do_msgrcv, put_msg, got_byte, 0, NULL, NULL},
     {"mq_receive", make_mq, do_mq_receive, put_mq, got_byte, 0, NULL, NULL},
     {"mq_timedreceive", make_mq, do_mq_timedreceive, put_mq, got_byte, 0, NULL, NULL},
+    {"msgsnd", make_full_msg, do_msgsnd, take_msg, has_msg, 0, NULL, NULL},
+    {"mq_send", make_full_mq, do_mq_send, take_mq, has_mq, 0, NULL, NULL},
+    {"mq_timedsend", make_full_mq, do_mq_timedsend, take_mq, has_mq, 0, NULL, NULL},
     {"semop", make_semaphore, do_semop, give_token, has_token, 0, NULL, NULL},
     {"semtimedop", make_semaphore, do_semtimedop, give_token, has_token, 0, NULL, NULL},
 };
