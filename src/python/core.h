@@ -111,13 +111,23 @@ void itr_thread_end(struct itr_thread *t);
 void itr_record_resolve(itr_record *record, enum itr_state state);
 itr_record *itr_record_new(PyObject *exc, PyObject *reason);
 int itr_record_enqueue(struct itr_thread *t, itr_record *record);
+typedef struct {
+    PyObject_HEAD itr_record *record;
+    bool cancelled;
+} itr_handle;
+
 /* A new handle on `record` (whose reference it shares). */
 PyObject *itr_handle_new(itr_record *record);
+PyObject *itr_handle_state(PyObject *handle, void *unused);
+PyObject *itr_handle_explain(PyObject *handle, PyObject *unused);
+/* The thread of a pending record, or NULL. A thread that ended without telling Python has discarded it. */
+struct itr_thread *itr_record_owner(itr_record *record);
 PyObject *itr_interrupt_thread(struct itr_thread *t, PyObject *exc, PyObject *reason);
 /* Unstarted threads. */
 PyObject *itr_prestart(PyObject *thread, PyObject *exc, PyObject *reason);
 PyObject *itr_prestart_take(PyObject *thread); /* list of records (new reference) or NULL */
 int itr_prestart_pending(PyObject *thread);
+bool itr_prestart_remove(itr_record *record); /* false: an exception is set */
 /* The thread's runner has begun (t) or ended (NULL): from here on prestart() records in its own queue. */
 int itr_prestart_begun(PyObject *thread, const struct itr_thread *t);
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 from interruptible_threading import InterruptHandle, ThreadInterrupted, critical_section, deliver_on_blocking, interrupt
-from support import GUARD, LONG, READ, SEM, Scene, Worker, assert_interrupted, parked, wait_until
+from support import GUARD, LONG, POLL, READ, RECV, SEM, Scene, Worker, assert_interrupted, parked, wait_until
 
 
 class Custom(Exception):
@@ -129,6 +132,60 @@ def test_explain(quiet: None) -> None:
     handle = interrupt(unstarted)
     assert "start" in handle.explain()
     assert handle.cancel()
+
+
+def test_explain_names_the_peer(tmp_path: Path, quiet: None) -> None:
+    asked: list[tuple[Worker, Any]] = []
+
+    def explained(call: Any, *calls: str) -> str:
+        """What explain() says of a masked thread that is parked in ``call()``."""
+
+        def run() -> None:
+            with critical_section():
+                call()
+
+        worker = Worker(run)
+        parked(worker, *calls)
+        asked.append((worker, interrupt(worker)))
+        text: str = asked[-1][1].explain()
+        assert text.endswith(", masked by critical_section()")
+        return text
+
+    with ExitStack() as undo:
+        server = undo.enter_context(socket.create_server(("127.0.0.1", 0)))
+        client = undo.enter_context(socket.create_connection(server.getsockname()))
+        peer = undo.enter_context(server.accept()[0])
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        assert f"(fd {client.fileno()}) connected to {address}, " in explained(lambda: client.recv(1), *RECV)
+        peer.send(b"1")
+        assert_interrupted(*asked[-1])
+        client.settimeout(LONG)
+        assert f"(fd {client.fileno()}) connected to {address}, " in explained(lambda: client.recv(1), *POLL)
+        peer.send(b"2")
+        assert f"(fd {server.fileno()}) bound to {address}, " in explained(server.accept, "accept", "accept4")
+        socket.create_connection(server.getsockname()).close()
+
+        path = str(tmp_path / "local")
+        local = undo.enter_context(socket.socket(socket.AF_UNIX))
+        local.bind(path)
+        local.listen()
+        near = undo.enter_context(socket.socket(socket.AF_UNIX))
+        near.connect(path)
+        far = undo.enter_context(local.accept()[0])
+        assert f" connected to {path}, " in explained(lambda: near.recv(1), *RECV)
+        far.send(b"3")
+
+        read_end, write_end = os.pipe()
+        undo.callback(os.close, read_end)
+        undo.callback(os.close, write_end)
+        assert f"(fd {read_end}) of pipe:[" in explained(lambda: os.read(read_end, 1), *READ)
+        os.write(write_end, b"4")
+        lock = threading.Lock()
+        lock.acquire()
+        assert "wait(), called by CPython" in explained(lock.acquire, *SEM)
+        lock.release()
+        for worker, handle in asked[1:]:
+            assert_interrupted(worker, handle)
 
 
 def test_handles_are_made_by_interrupt_only() -> None:
