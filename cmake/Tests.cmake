@@ -98,6 +98,9 @@ add_library(test_storm MODULE "${PROJECT_SOURCE_DIR}/tests/python/native/storm.c
 set_target_properties(test_storm PROPERTIES LIBRARY_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/tests")
 target_link_libraries(test_storm PRIVATE itr_options Threads::Threads)
 
+# Once: the model of the protocol has nothing to do with the interpreter that checks it.
+set(model_is_tested ${ITR_SANITIZE})
+
 # preload: as the launcher starts a program. import: a plain interpreter, whose calls are bound when the package installs.
 # ctypes: the same, with the shim loaded by hand before.
 foreach(tag IN LISTS ITR_TAGS)
@@ -106,6 +109,14 @@ foreach(tag IN LISTS ITR_TAGS)
   if(missing)
     message(WARNING "${python} has no pytest: the Python tests of ${tag} are left out")
     continue()
+  endif()
+  if(NOT model_is_tested)
+    add_test(
+      NAME model
+      COMMAND "${python}" -m pytest tests/model -p no:cacheprovider
+      WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}")
+    set_tests_properties(model PROPERTIES ENVIRONMENT "PYTHONDONTWRITEBYTECODE=1" TIMEOUT ${python_test_timeout} LABELS python)
+    set(model_is_tested TRUE)
   endif()
   foreach(how IN ITEMS preload import ctypes)
     set(environment "PYTHONPATH=${PROJECT_BINARY_DIR}/py/${tag}" "PYTHONDONTWRITEBYTECODE=1" "ITR_TEST_MODE=${how}"

@@ -1,0 +1,217 @@
+"""From pending to delivered, up to CPython 3.11: recorded, armed by the injector, raised at a check or taken by an exact
+call; recalled from there by masks, exact calls and cancel() (src/python/records.c, asyncexc.c, handles.c, core.c).
+
+All of it happens with the interpreter lock, so a step here is what one thread does without giving it up. Only the monitor
+looks at `pending` without. Two interrupts with different exceptions; the first may be cancelled. The injector may find the
+target anywhere outside a mask: where it stands and what is fit decides when, not whether.
+
+From 3.12 nothing is ever armed: the ask (leaving_model.py) runs in the target itself and raises on the spot.
+"""
+
+from typing import NamedTuple, Optional
+
+from checker import Model, Next, Process, Violation
+
+VARIANTS = (
+    "a mask does not recall",
+    "cancel() does not recall",
+    "a recall is not watched",
+    "recalls what has been raised",
+    "arms without taking it off the queue",
+    "cancel() clears pending for all",
+    "an exact call delivers under a mask",
+)
+
+
+class State(NamedTuple):
+    queue: tuple[int, ...] = ()  # t->queue: pending records, oldest first
+    pending: bool = False  # ITR_PENDING_PY
+    armed: int = 0  # t->armed
+    async_exc: int = 0  # tstate->async_exc
+    mask: int = 0
+    target: str = "code"
+    actions: int = 0
+    delivered: tuple[int, int] = (0, 0)
+    cancelled: bool = False  # the first one: cancel() said true
+    interrupter: str = "first"
+    monitor: str = "idle"
+    watched: bool = False
+    due: bool = False
+    wanted: bool = False  # the injector's list: somebody is to be looked at
+
+
+def build(variant: str = "", actions: int = 4) -> "Model[State]":
+    return Model(State(), [_target(variant, actions), _interrupter(variant), _monitor(), _injector(variant)], _good, _wrong)
+
+
+def _good(s: State) -> bool:
+    first = s.cancelled or s.delivered[0] == 1
+    return s.interrupter == "end" and first and s.delivered[1] == 1 and not s.pending and s.target == "loop"
+
+
+def _wrong(s: State) -> Optional[str]:
+    if max(s.delivered) > 1:
+        return "delivered twice"
+    return "delivered, although it was taken back" if s.cancelled and s.delivered[0] else None
+
+
+def _raised(s: State, record: int) -> State:
+    if s.mask:
+        raise Violation("delivered under a mask")
+    counts = list(s.delivered)
+    counts[record - 1] += 1
+    return s._replace(delivered=(counts[0], counts[1]))
+
+
+def _settle(s: State) -> State:
+    """itr_async_settle(): what was armed and is in tstate->async_exc no more has been raised."""
+    return s._replace(armed=0) if s.armed and s.async_exc != s.armed else s
+
+
+def _recall(s: State, variant: str) -> State:
+    """itr_async_recall(): back to the head of the queue, pending again, and somebody must come for it."""
+    if variant != "recalls what has been raised":
+        s = _settle(s)
+    if not s.armed:
+        return s
+    watched = s if variant == "a recall is not watched" else s._replace(watched=True, due=True)
+    return watched._replace(async_exc=0, armed=0, queue=(s.armed, *s.queue), pending=True)
+
+
+def _take(s: State) -> tuple[int, State]:
+    """next_record(): off the queue; the last one consumes the bit."""
+    return s.queue[0], s._replace(queue=s.queue[1:], pending=len(s.queue) > 1)
+
+
+def _arm(s: State, variant: str) -> State:
+    """look(), arm(): nothing while one is armed, or under a mask."""
+    s = _settle(s)
+    if s.armed or not s.pending or s.mask or s.async_exc:
+        return s
+    record, taken = _take(s)
+    if variant == "arms without taking it off the queue":
+        taken = s
+    return taken._replace(armed=record, async_exc=record)
+
+
+def _deliver_here(s: State, variant: str) -> list[State]:
+    """itr_deliver_here(): recall; then raise, unless it is masked or may not be raised at this place."""
+    s = _recall(s, variant)
+    declined = [s]  # itr_may_raise_here()
+    if not s.pending or (s.mask and variant != "an exact call delivers under a mask"):
+        return declined
+    record, taken = _take(s)
+    return [*declined, _raised(taken, record)]
+
+
+def _target(variant: str, actions: int) -> "Process[State]":
+    """Some actions in any order, then a loop that does nothing but run code."""
+    target: Process[State] = Process("target")
+
+    def acted(s: State) -> State:
+        return s._replace(actions=s.actions + 1)
+
+    @target.at("code", "loop")
+    def check_async(s: State) -> Next[State]:
+        """an eval check raises tstate->async_exc"""
+        return _raised(s._replace(async_exc=0), s.async_exc) if s.async_exc else None
+
+    @target.at("code")
+    def mask(s: State) -> Next[State]:
+        """core_mask(): mask_push(), itr_async_recall()"""
+        if s.mask or s.actions == actions:
+            return None
+        masked = acted(s)._replace(mask=1)
+        return masked if variant == "a mask does not recall" else _recall(masked, variant)
+
+    @target.at("code")
+    def unmask(s: State) -> Next[State]:
+        """core_unmask(): mask_pop(), load pending; itr_deliver_here(), or kick()"""
+        if not s.mask:
+            return None
+        lowered = s._replace(mask=0)
+        if not s.pending:
+            return lowered
+        return [one._replace(watched=True, due=True) if one.pending else one for one in _deliver_here(lowered, variant)]
+
+    @target.at("code")
+    def exact(s: State) -> Next[State]:
+        """itr_dispatch_lock(): itr_deliver_here(), or the lock is free and try_at_once() has it"""
+        if s.actions == actions:
+            return None
+        return _deliver_here(acted(s), variant) if s.pending or s.armed else acted(s)
+
+    @target.at("code")
+    def settle_down(s: State) -> Next[State]:
+        """no more calls: a loop of the program's own code"""
+        return None if s.mask else s._replace(target="loop")
+
+    return target
+
+
+def _interrupter(variant: str) -> "Process[State]":
+    interrupter: Process[State] = Process("interrupter")
+
+    @interrupter.at("first", "second")
+    def interrupt(s: State) -> list[State]:
+        """itr_interrupt_thread(): enqueued, raise_bit(), watched; itr_async_try() looks at once"""
+        record, then = (1, "second") if s.interrupter == "first" else (2, "choose")
+        s = _settle(s)._replace(interrupter=then, watched=True, due=True, pending=True)
+        s = s._replace(queue=(*s.queue, record))
+        return [s, _arm(s, variant)]
+
+    @interrupter.at("choose")
+    def leave_it(s: State) -> State:
+        """does not cancel"""
+        return s._replace(interrupter="end")
+
+    @interrupter.at("choose")
+    def cancel(s: State) -> State:
+        """handle_cancel() of the first: recall if it is armed; retract(); off the queue"""
+        s = _settle(s)._replace(interrupter="end")
+        if s.armed == 1:
+            s = s._replace(cancelled=True) if variant == "cancel() does not recall" else _recall(s, variant)
+        if 1 not in s.queue:
+            return s
+        only = s.queue == (1,) or variant == "cancel() clears pending for all"
+        rest = tuple(record for record in s.queue if record != 1)
+        return s._replace(queue=rest, pending=s.pending and not only, cancelled=True)
+
+    return interrupter
+
+
+def _monitor() -> "Process[State]":
+    monitor: Process[State] = Process("monitor")
+
+    @monitor.at("idle")
+    def claim(s: State) -> Next[State]:
+        """run(): the slot is due; claimed = next_ns = INT64_MAX"""
+        return s._replace(due=False, monitor="look") if s.watched and s.due else None
+
+    @monitor.at("look")
+    def look(s: State) -> State:
+        """look(): load pending; 0: nothing more to do; else itr_async_on_running() puts it on the injector's list"""
+        return s._replace(monitor="repeat", wanted=True) if s.pending else s._replace(monitor="unwatch")
+
+    @monitor.at("repeat")
+    def repeat(s: State) -> State:
+        """run(): next_ns = now + delay"""
+        return s._replace(due=True, monitor="idle")
+
+    @monitor.at("unwatch")
+    def unwatch(s: State) -> State:
+        """run(): next_ns != claimed: somebody watches anew; else unwatch_locked()"""
+        return s._replace(monitor="idle", watched=s.due)
+
+    return monitor
+
+
+def _injector(variant: str) -> "Process[State]":
+    injector: Process[State] = Process("wanted")
+
+    @injector.at(True)
+    def look(s: State) -> State:
+        """the injector, with the interpreter lock: look(), arm()"""
+        return _arm(s._replace(wanted=False), variant)
+
+    return injector
