@@ -44,7 +44,8 @@ EXPORT int itr_detach(void) {
 static bool raise_locked(struct itr_slot *slot, uint32_t bit, enum itr_wake *woken) {
     if (atomic_load_explicit(&slot->pending, memory_order_relaxed) == 0) {
         atomic_store_explicit(&slot->foreign_done, 0, memory_order_relaxed);
-        atomic_store_explicit(&slot->committed, 0, memory_order_relaxed);
+        /* Not `committed`: a target that is about to look at `pending` again, for an interrupt that was taken back just
+         * now, breaks its call for this one instead, and then this one must not be taken back (tests/model). */
     }
     bool fresh = (atomic_fetch_or_explicit(&slot->pending, bit, memory_order_seq_cst) & bit) == 0;
     *woken = itr_wake_locked(slot);

@@ -33,6 +33,8 @@ struct itr_stub_api {
 
     void (*set_hooks)(bool (*row_suspended)(const struct itr_slot *), void (*on_detach)(struct itr_slot *),
                       int64_t (*on_running)(struct itr_slot *, itr_ref, uint32_t));
+    /* No monitor from here on, until as many calls of monitor_allow(). A forked child of a process with hooks has none
+     * until it has called monitor_allow() once. */
     void (*monitor_stop)(void);
     void (*monitor_allow)(void);
     int (*active)(void);

@@ -211,6 +211,7 @@ void itr_async_settle(struct itr_thread *t) {
     Py_XSETREF(t->last, record);
 }
 
+/* With the GIL, so that the target is not raising it just now. */
 void itr_async_recall(struct itr_thread *t) {
     itr_async_settle(t);
     if (t->armed == NULL) {
@@ -223,6 +224,7 @@ void itr_async_recall(struct itr_thread *t) {
     Py_CLEAR(t->armed_type);
     if (PyList_Insert(t->queue, 0, (PyObject *)record) == 0) {
         atomic_fetch_or_explicit(&t->slot->pending, ITR_PENDING_PY, memory_order_seq_cst);
+        itr_api->kick(t->ref); /* the monitor was done with it */
     }
     Py_DECREF(record);
 }

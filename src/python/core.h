@@ -162,7 +162,7 @@ const char *itr_async_mode(void);
 int64_t itr_async_on_running(struct itr_slot *slot, itr_ref ref, uint32_t tries);
 /* Look at once, if that is possible from here. */
 void itr_async_try(struct itr_thread *t);
-/* Take back what was armed in the calling thread and not raised yet. */
+/* Take back what was armed in this thread and not raised yet. */
 void itr_async_recall(struct itr_thread *t);
 /* Has what was armed been raised? Then it is delivered. */
 void itr_async_settle(struct itr_thread *t);

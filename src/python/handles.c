@@ -85,6 +85,9 @@ static PyObject *handle_cancel(PyObject *self, PyObject *unused) {
             return NULL;
         }
     } else {
+        if (t->armed == record) {
+            itr_async_recall(t);
+        }
         bool only = PyList_GET_SIZE(t->queue) == 1 && PyList_GET_ITEM(t->queue, 0) == (PyObject *)record;
         /* A call already broken for the head of the queue can be given no other result any more. */
         bool head = PyList_GET_SIZE(t->queue) > 0 && PyList_GET_ITEM(t->queue, 0) == (PyObject *)record;
