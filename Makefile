@@ -11,12 +11,13 @@ c_files := $(wildcard include/*.h src/*.[ch] src/*/*.[ch] tests/c/*.[ch] tests/c
 
 races := $(wildcard tests/python/test_race*.py) $(addprefix tests/python/test_,storms.py coexist.py many.py)
 
-.PHONY: help setup build demo soak check bench format lint docs clean
+.PHONY: help setup build demo soak check check-cpython bench format lint docs clean
 
 help:
 	@echo 'make setup    install what is missing'
 	@echo 'make demo     build for the default interpreter and run examples/demo.py'
 	@echo 'make check    build for every interpreter found and run all tests'
+	@echo "make check-cpython  CPython's own tests with the library and without it, on the default interpreter (MODULES)"
 	@echo 'make soak     the races for much longer, on the default interpreter (ITR_TEST_COUNT, ITR_TEST_SEED)'
 	@echo 'make bench    measure (bench/bench.py)'
 	@echo 'make format   format the C and Python sources'
@@ -36,6 +37,9 @@ demo: build
 
 bench: build
 	$(with_package) bench/bench.py $(BENCH_ARGS)
+
+check-cpython: build
+	$(with_package) scripts/check_cpython.py $(MODULES)
 
 soak: build
 	ITR_TEST_COUNT=$${ITR_TEST_COUNT:-2000} $(with_package) -m interruptible_threading exec -- \

@@ -118,6 +118,17 @@ foreach(tag IN LISTS ITR_TAGS)
     set_tests_properties(model PROPERTIES ENVIRONMENT "PYTHONDONTWRITEBYTECODE=1" TIMEOUT ${python_test_timeout} LABELS python)
     set(model_is_tested TRUE)
   endif()
+  # Nobody is interrupted: CPython's own tests see no difference. "make check-cpython" runs many more.
+  execute_process(COMMAND "${python}" -c "import test.libregrtest, test.test_queue" RESULT_VARIABLE missing OUTPUT_QUIET ERROR_QUIET)
+  if(missing)
+    message(STATUS "${python} comes without CPython's tests: cpython.${tag} is left out")
+  else()
+    add_test(NAME cpython.${tag} COMMAND "${python}" "${PROJECT_SOURCE_DIR}/scripts/check_cpython.py" queue select poll epoll thread fcntl
+                                         fork1 wait3 wait4)
+    set_tests_properties(
+      cpython.${tag} PROPERTIES
+      ENVIRONMENT "PYTHONPATH=${PROJECT_BINARY_DIR}/py/${tag};PYTHONDONTWRITEBYTECODE=1" TIMEOUT ${python_test_timeout} LABELS python)
+  endif()
   foreach(how IN ITEMS preload import ctypes)
     set(environment "PYTHONPATH=${PROJECT_BINARY_DIR}/py/${tag}" "PYTHONDONTWRITEBYTECODE=1" "ITR_TEST_MODE=${how}"
         "ITR_TEST_LIBRARY=$<TARGET_FILE:interruptible>" "ITR_TEST_NATIVE=$<TARGET_FILE:test_storm>")

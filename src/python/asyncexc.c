@@ -1,168 +1,24 @@
-/* Injecting into a thread that runs Python code.
- *
- * From 3.12: a pending call. It runs in whichever thread comes to an eval check first. In the target it looks where it
- * stands and raises there, or declines and asks again at once for the next check; in any other thread it is dropped,
- * and the monitor asks again. The queue needs no GIL.
- *
- * Up to 3.11: a native injector thread looks, with the GIL; apart from the monitor, so that a C extension that holds
- * the GIL stalls no wake-up. It has the thread itself look at each line (trace_look.c), which is where nearly all
- * interrupts of running code come from. Where that cannot be: PyThreadState_SetAsyncExc. The target waits for the GIL
- * inside an eval check, and the exception fires in that very check. */
+/* Injecting into a thread that runs Python code, up to 3.11: a native injector thread looks, with the GIL; apart from
+ * the monitor, so that a C extension that holds the GIL stalls no wake-up. It has the thread itself look at each line
+ * (trace_look.c), which is where nearly all interrupts of running code come from. Where that cannot be:
+ * PyThreadState_SetAsyncExc. The target waits for the GIL inside an eval check, and the exception fires in that very
+ * check. */
+#include "ask.h"
 #include "core.h"
 
-#include <dlfcn.h>
 #include <pthread.h>
 #include <signal.h>
 
-#define FIRST_ASK_NS 20000
-#define MOST_ASK_NS 1000000
-#define SLOW_ASK_NS 10000000
+#if !ITR_BY_PENDING_CALL
+
 #define CALLS_ONLY_NS 50000000
 #define NOTED_GONE_NS 500000000
-#define LOOKS_AT_ONE_PLACE 500
-#define LOOKS_AT_A_TRACER 100000 /* each instruction of what it traces may come to the same frame */
 
 static const char *mode = "off: not set up";
 static PyInterpreterState *interpreter;
 static _Atomic int stopped; /* finalising: nothing is asked any more */
 
 const char *itr_async_mode(void) { return mode; }
-
-static int64_t ask_delay(uint32_t tries) {
-    int64_t delay = FIRST_ASK_NS;
-    for (uint32_t i = 0; i < tries && delay < MOST_ASK_NS; i++) {
-        delay *= 2;
-    }
-    return tries > 300 ? SLOW_ASK_NS : delay < MOST_ASK_NS ? delay : MOST_ASK_NS;
-}
-
-/* A thread under set_redirect(): told, never raised into. */
-static void tell_redirect(struct itr_thread *t) {
-    if (t->redirect == NULL || t->user_masks[ITR_MASK_ALL] != 0) {
-        return;
-    }
-    PyObject *told = PyObject_CallObject(t->redirect, NULL);
-    if (told == NULL) {
-        PyErr_WriteUnraisable(t->redirect);
-    }
-    Py_XDECREF(told);
-}
-
-#if ITR_BY_PENDING_CALL
-
-/* 3.12: int (*)(PyInterpreterState *, int (*)(void *), void *, int mainthreadonly); 3.13+: the last one is flags.
- * Private but exported, so looked up by name. */
-typedef int (*add_pending_call)(PyInterpreterState *, int (*)(void *), void *, int);
-static add_pending_call add_pending;
-
-static int ask(void *arg);
-
-static bool queue(struct itr_thread *t) {
-    if (atomic_exchange_explicit(&t->asked, 1, memory_order_acq_rel) != 0) {
-        return true; /* one is in the queue */
-    }
-    if (add_pending(interpreter, ask, (void *)(uintptr_t)t->ref, 0) == 0) {
-        return true;
-    }
-    atomic_store_explicit(&t->asked, 0, memory_order_release);
-    return false; /* full: the monitor comes again */
-}
-
-static int ask(void *arg) {
-    itr_ref ref = (itr_ref)(uintptr_t)arg;
-    struct itr_slot *slot = itr_api->lock_ref(ref);
-    if (slot == NULL) {
-        return 0;
-    }
-    struct itr_thread *t = atomic_load_explicit(&slot->user, memory_order_relaxed);
-    itr_api->unlock(slot);
-    if (t == NULL || t->ref != ref) {
-        return 0;
-    }
-    atomic_store_explicit(&t->asked, 0, memory_order_release);
-    PyThreadState *tstate = PyThreadState_Get();
-    if (!itr_thread_pending(t) || t->ended) {
-        return 0;
-    }
-    if (t->redirect != NULL) {
-        tell_redirect(t);
-        return 0;
-    }
-    if (tstate->thread_id != t->ident) {
-        return 0;
-    }
-    t->tstate = tstate;
-    if (itr_api->self() == NULL && itr_thread_current() != t) {
-        return 0; /* it has just adopted another slot: its number was reused */
-    }
-    const void *frame = itr_frame_now(tstate);
-    if (frame == t->declined_frame &&
-        t->declined_times > (tstate->tracing != 0 ? LOOKS_AT_A_TRACER : LOOKS_AT_ONE_PLACE)) {
-        t->declined_frame = NULL; /* this goes nowhere: leave it to the monitor's slower pace */
-        return 0;
-    }
-    if (itr_fit_position(t, tstate) == ITR_FIT) {
-        t->declined_frame = NULL;
-        if (itr_raise_next(t)) {
-            return -1;
-        }
-        return 0;
-    }
-    /* A check behind a call: the back edge or entry after it has its own. Inside an exact call or a mask there will be
-     * none before it is left, and leaving asks anew. */
-    if (atomic_load_explicit(&slot->exact, memory_order_relaxed) == 0 &&
-        atomic_load_explicit(&slot->mask, memory_order_relaxed) == ITR_MASK_NONE) {
-        t->declined_times = frame == t->declined_frame ? t->declined_times + 1 : 0;
-        t->declined_frame = frame;
-        queue(t);
-    }
-    return 0;
-}
-
-int64_t itr_async_on_running(struct itr_slot *slot, itr_ref ref, uint32_t tries) {
-    struct itr_thread *t = atomic_load_explicit(&slot->user, memory_order_acquire);
-    if (t == NULL || t->ref != ref || atomic_load_explicit(&stopped, memory_order_relaxed) != 0) {
-        return SLOW_ASK_NS;
-    }
-    if (atomic_load_explicit(&t->redirected, memory_order_acquire) == 0 &&
-        (atomic_load_explicit(&slot->exact, memory_order_relaxed) != 0 ||
-         atomic_load_explicit(&slot->mask, memory_order_relaxed) != ITR_MASK_NONE)) {
-        return MOST_ASK_NS; /* leaving that state asks */
-    }
-    queue(t);
-    return ask_delay(tries);
-}
-
-int itr_async_setup(void) {
-    interpreter = PyInterpreterState_Main();
-    union {
-        void *data;
-        add_pending_call function;
-    } symbol = {dlsym(RTLD_DEFAULT, "_PyEval_AddPendingCall")};
-    add_pending = symbol.function;
-    if (add_pending == NULL) {
-        mode = "off: this interpreter does not export _PyEval_AddPendingCall";
-    } else if (!itr_inject_probe()) {
-        add_pending = NULL;
-        mode = "off: the interpreter's frames are not laid out as its headers said";
-    } else {
-        mode = "pending-call";
-    }
-    return 0;
-}
-
-void itr_async_try(struct itr_thread *t) {
-    /* The asker holds the GIL and would run the pending call itself at its next check: the monitor's ask, a moment
-     * later, finds the target more often. */
-    (void)t;
-}
-void itr_async_recall(struct itr_thread *t) { (void)t; }
-void itr_async_settle(struct itr_thread *t) { (void)t; }
-void itr_async_before_fork(void) {}
-void itr_async_after_fork(void) {}
-void itr_async_stop(void) { atomic_store_explicit(&stopped, 1, memory_order_relaxed); }
-
-#else /* up to 3.11 */
 
 /* CPython takes a class and calls it in the target. This private subclass gives the instance that was asked for. */
 static PyObject *armed_new(PyObject *self, PyObject *args) {
@@ -259,7 +115,7 @@ static bool look(struct itr_thread *t) {
         return t->armed == NULL;
     }
     if (t->redirect != NULL) {
-        tell_redirect(t);
+        itr_tell_redirect(t);
         return true;
     }
     PyThreadState *tstate = itr_tstate_of(t->ident);
@@ -388,7 +244,7 @@ int64_t itr_async_on_running(struct itr_slot *slot, itr_ref ref, uint32_t tries)
     }
     pthread_cond_signal(&wanted);
     pthread_mutex_unlock(&lock);
-    return ask_delay(tries);
+    return itr_ask_delay(tries);
 }
 
 /* In the child, before the monitor runs there: an injector that was started behind before_fork() is not here. */
@@ -421,6 +277,10 @@ void itr_async_stop(void) {
     atomic_store_explicit(&stopped, 1, memory_order_relaxed);
     itr_async_before_fork();
 }
+
+/* The injector thread is gone before a fork and at the end: the interpreter waits for nobody here. */
+int itr_async_drain(void) { return 0; }
+void itr_async_resume(void) {}
 
 int itr_async_setup(void) {
     interpreter = PyInterpreterState_Main();

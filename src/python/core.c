@@ -138,6 +138,7 @@ static PyObject *core_interrupt(PyObject *self, PyObject *args) {
     if (!PyArg_ParseTuple(args, "klOO:interrupt", &ident, &native_id, &exc, &reason)) {
         return NULL;
     }
+    itr_async_resume();
     struct itr_thread *t = itr_thread_of(ident, native_id);
     return t == NULL ? NULL : itr_interrupt_thread(t, exc, reason);
 }
@@ -557,32 +558,6 @@ static PyObject *core_swapped_builtins(PyObject *self, PyObject *unused) {
     return itr_exact_builtins();
 }
 
-static PyObject *core_before_fork(PyObject *self, PyObject *unused) {
-    (void)self;
-    (void)unused;
-    itr_async_before_fork();
-    Py_RETURN_NONE;
-}
-
-/* Every lock of CPython's is in order again: interrupts that the forking thread has brought along may be seen to. */
-static PyObject *core_after_fork(PyObject *self, PyObject *unused) {
-    (void)self;
-    (void)unused;
-    itr_async_after_fork();
-    itr_api->monitor_allow();
-    Py_RETURN_NONE;
-}
-
-static PyObject *core_stop(PyObject *self, PyObject *unused) {
-    (void)self;
-    (void)unused;
-    itr_async_stop();
-    Py_BEGIN_ALLOW_THREADS itr_api->monitor_stop();
-    Py_END_ALLOW_THREADS itr_api->set_hooks(NULL, NULL, NULL);
-    itr_api->monitor_allow();
-    Py_RETURN_NONE;
-}
-
 #define FUNCTION(name, flags, text)                                                                                    \
     { #name, (PyCFunction)(void (*)(void))core_##name, flags, text }
 static PyMethodDef methods[] = {
@@ -618,39 +593,8 @@ static PyMethodDef methods[] = {
     FUNCTION(status, METH_NOARGS, "What is active."),
     FUNCTION(register_library, METH_VARARGS, "itr_register_library()."),
     FUNCTION(known_libraries, METH_NOARGS, "(stem, policy, effect) of the built-in table."),
-    {"_before_fork", core_before_fork, METH_NOARGS, NULL},
-    {"_after_fork", core_after_fork, METH_NOARGS, NULL},
-    {"_stop", core_stop, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
-
-/* The native threads must be gone before a fork and before finalisation. */
-static int register_hooks(PyObject *module) {
-    PyObject *os = PyImport_ImportModule("os");
-    PyObject *atexit = PyImport_ImportModule("atexit");
-    PyObject *before = PyObject_GetAttrString(module, "_before_fork");
-    PyObject *after = PyObject_GetAttrString(module, "_after_fork");
-    PyObject *stop = PyObject_GetAttrString(module, "_stop");
-    PyObject *reg = os == NULL ? NULL : PyObject_GetAttrString(os, "register_at_fork");
-    PyObject *kwargs =
-        before == NULL || after == NULL ? NULL : Py_BuildValue("{s:O,s:O}", "before", before, "after_in_child", after);
-    PyObject *none = PyTuple_New(0);
-    PyObject *done = reg == NULL || kwargs == NULL || none == NULL ? NULL : PyObject_Call(reg, none, kwargs);
-    PyObject *done2 =
-        atexit == NULL || stop == NULL || done == NULL ? NULL : PyObject_CallMethod(atexit, "register", "O", stop);
-    int result = done2 == NULL ? -1 : 0;
-    Py_XDECREF(os);
-    Py_XDECREF(atexit);
-    Py_XDECREF(before);
-    Py_XDECREF(after);
-    Py_XDECREF(stop);
-    Py_XDECREF(reg);
-    Py_XDECREF(kwargs);
-    Py_XDECREF(none);
-    Py_XDECREF(done);
-    Py_XDECREF(done2);
-    return result;
-}
 
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,
@@ -666,7 +610,7 @@ PyMODINIT_FUNC PyInit__core(void) {
     }
     PyObject *module = PyModule_Create(&definition);
     if (module == NULL || PyModule_AddObject(module, "Handle", Py_NewRef((PyObject *)&itr_handle_type)) != 0 ||
-        register_hooks(module) != 0) {
+        itr_register_hooks() != 0) {
         Py_XDECREF(module);
         return NULL;
     }

@@ -123,6 +123,8 @@ PyObject *itr_handle_explain(PyObject *handle, PyObject *unused);
 /* The thread of a pending record, or NULL. A thread that ended without telling Python has discarded it. */
 struct itr_thread *itr_record_owner(itr_record *record);
 PyObject *itr_interrupt_thread(struct itr_thread *t, PyObject *exc, PyObject *reason);
+/* A thread under set_redirect(): told, unless it is masked, never raised into. */
+void itr_tell_redirect(struct itr_thread *t);
 /* Unstarted threads. */
 PyObject *itr_prestart(PyObject *thread, PyObject *exc, PyObject *reason);
 PyObject *itr_prestart_take(PyObject *thread); /* list of records (new reference) or NULL */
@@ -153,7 +155,7 @@ bool itr_inject_probe(void);
 void itr_note_exact(struct itr_thread *t);
 const void *itr_frame_now(PyThreadState *tstate);
 
-/* ---- asking (asyncexc.c)
+/* ---- asking (pending_call.c from 3.12, asyncexc.c up to 3.11)
  * ------------------------------------------------------------------------------------------------- */
 
 int itr_async_setup(void);
@@ -169,6 +171,16 @@ void itr_async_settle(struct itr_thread *t);
 void itr_async_before_fork(void);
 void itr_async_after_fork(void); /* in the child */
 void itr_async_stop(void);
+/* At the end of the main thread's program: ask nothing more, and have nothing of ours in the interpreter's queue; gives
+ * the GIL up while it waits. -1: somebody else's pending call raised. */
+int itr_async_drain(void);
+/* The thread that drained interrupts somebody, in an atexit function: ask again. */
+void itr_async_resume(void);
+
+/* ---- fork and the end (lifecycle.c)
+ * ---------------------------------------------------------------------------------------------------------------- */
+
+int itr_register_hooks(void);
 
 /* ---- stepping (trace_look.c), up to 3.11
  * ------------------------------------------------------------------------------------ */

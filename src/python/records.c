@@ -92,6 +92,17 @@ int itr_record_enqueue(struct itr_thread *t, itr_record *record) {
     return 0;
 }
 
+void itr_tell_redirect(struct itr_thread *t) {
+    if (t->redirect == NULL || t->user_masks[ITR_MASK_ALL] != 0) {
+        return;
+    }
+    PyObject *told = PyObject_CallObject(t->redirect, NULL);
+    if (told == NULL) {
+        PyErr_WriteUnraisable(t->redirect);
+    }
+    Py_XDECREF(told);
+}
+
 PyObject *itr_interrupt_thread(struct itr_thread *t, PyObject *exc, PyObject *reason) {
     itr_async_settle(t);
     PyObject *wanted = exc == NULL || exc == Py_None ? itr_default_exception : exc;
@@ -116,11 +127,7 @@ PyObject *itr_interrupt_thread(struct itr_thread *t, PyObject *exc, PyObject *re
     } else {
         itr_api->raise(t->ref, ITR_PENDING_PY);
         if (t->redirect != NULL && t->user_masks[ITR_MASK_ALL] == 0) {
-            PyObject *told = PyObject_CallObject(t->redirect, NULL);
-            if (told == NULL) {
-                PyErr_WriteUnraisable(t->redirect);
-            }
-            Py_XDECREF(told);
+            itr_tell_redirect(t);
         } else {
             itr_async_try(t);
         }

@@ -66,6 +66,20 @@ static void take_prestart(struct itr_thread *t, PyObject *function) {
     }
 }
 
+/* What comes out of a thread is reported with its function as the object: up to 3.12 that is sys.unraisablehook's
+ * `object`, where the interpreter would name the runner. Later it is a part of the message, made by our repr(). */
+static PyObject *report(PyObject *function) {
+#if PY_VERSION_HEX < 0x030D0000
+    if (!PyErr_ExceptionMatches(PyExc_SystemExit)) {
+        _PyErr_WriteUnraisableMsg("in thread started by", function);
+        Py_RETURN_NONE;
+    }
+#else
+    (void)function;
+#endif
+    return NULL;
+}
+
 static PyObject *call(PyObject *self, PyObject *args, PyObject *kwargs) {
     PyObject *function = ((itr_runner *)self)->function;
     struct itr_thread *t = itr_thread_current();
@@ -83,7 +97,7 @@ static PyObject *call(PyObject *self, PyObject *args, PyObject *kwargs) {
         }
         PyErr_Restore(type, value, traceback);
     }
-    return result;
+    return result == NULL ? report(function) : result;
 }
 
 PyTypeObject itr_runner_type = {

@@ -123,6 +123,26 @@ def test_other_unraisable_exceptions_are_reported() -> None:
     assert run_script(UNRAISABLE) == "['KeyError', 'ThreadInterrupted', 'ValueError'] True\n"
 
 
+RAW_THREAD = """
+import sys, threading, _thread, interruptible_threading as it
+if "with" in sys.argv: it.install_patches()
+def function(arg): raise ValueError(arg)
+seen, done = [], threading.Event()
+def hook(args):
+    seen.append((str(args.exc_value), args.object is function, repr(function) in str(args.err_msg), "in thread started by" in args.err_msg))
+    done.set()
+sys.unraisablehook = hook
+_thread.start_new_thread(function, ("this",)); done.wait()
+_thread.start_new_thread(sys.exit, ())
+print(seen)
+"""
+
+
+def test_what_comes_out_of_a_raw_thread_is_reported_as_ever() -> None:
+    """CPython's own test of it failed up to 3.12: the hook got our object, not the function."""
+    assert run_script(RAW_THREAD, "with") == run_script(RAW_THREAD)
+
+
 def test_finalizer_does_not_end_the_wait_it_runs_in(quiet: None) -> None:
     """A parked call whose broken end runs a finalizer: the interrupt still comes from the call itself."""
 

@@ -169,7 +169,7 @@ def test_theirs_is_not_taken_by_a_mask(quiet: None, no_collection: None) -> None
 
 
 PRELUDE = """
-import ctypes, os, queue, socket, sys, threading, time
+import atexit, ctypes, os, queue, socket, sys, threading, time
 import interruptible_threading as it
 from interruptible_threading import _core, ThreadInterrupted
 it.install_patches()
@@ -246,6 +246,21 @@ def body():
 threads = [start(body, daemon=False) for _ in range(3)]
 parked(*threads)
 [it.interrupt(t) for t in threads]
+""",
+    "interrupted by an atexit function": """
+stopped = []
+def body():
+    try:
+        spin()
+    except ThreadInterrupted:
+        stopped.append(1)
+threads = [start(body) for _ in range(2)]
+@atexit.register
+def end():
+    for thread in threads:
+        it.interrupt(thread)
+        thread.join()
+    assert stopped == [1, 1]
 """,
     "waited for": """
 def body():

@@ -1,0 +1,174 @@
+/* Injecting into a thread that runs Python code, from 3.12: a pending call.
+ *
+ * It runs in whichever thread comes to an eval check first. In the target it looks where it stands and raises there, or
+ * declines and asks again at once for the next check; in any other thread it is dropped, and the monitor asks again.
+ * The queue needs no GIL. */
+#include "ask.h"
+#include "core.h"
+
+#include <dlfcn.h>
+#include <time.h>
+
+#if ITR_BY_PENDING_CALL
+
+#define LOOKS_AT_ONE_PLACE 500
+#define DRAIN_MOMENTS 100000     /* 5 s and more: somebody else's pending call blocks */
+#define LOOKS_AT_A_TRACER 100000 /* each instruction of what it traces may come to the same frame */
+
+static const char *mode = "off: not set up";
+static PyInterpreterState *interpreter;
+
+/* Nothing is asked: `stopped` for good, `paused` (an ident) until that thread interrupts somebody. */
+static _Atomic int stopped;
+static _Atomic unsigned long paused;
+/* Pending calls that were added and have not run. */
+static _Atomic int in_queue;
+
+const char *itr_async_mode(void) { return mode; }
+
+/* 3.12: int (*)(PyInterpreterState *, int (*)(void *), void *, int mainthreadonly); 3.13+: the last one is flags.
+ * Private but exported, so looked up by name. */
+typedef int (*add_pending_call)(PyInterpreterState *, int (*)(void *), void *, int);
+static add_pending_call add_pending;
+
+static int ask(void *arg);
+
+static bool may_ask(void) {
+    return atomic_load_explicit(&stopped, memory_order_seq_cst) == 0 &&
+           atomic_load_explicit(&paused, memory_order_seq_cst) == 0;
+}
+
+static bool queue(struct itr_thread *t) {
+    if (atomic_exchange_explicit(&t->asked, 1, memory_order_acq_rel) != 0) {
+        return true; /* one is in the queue */
+    }
+    /* seq_cst, before the flags are read: pairs with itr_async_drain(), which sets a flag and then reads in_queue. One
+     * of the two sees the other. */
+    atomic_fetch_add_explicit(&in_queue, 1, memory_order_seq_cst);
+    if (may_ask() && add_pending(interpreter, ask, (void *)(uintptr_t)t->ref, 0) == 0) {
+        return true;
+    }
+    atomic_fetch_sub_explicit(&in_queue, 1, memory_order_relaxed);
+    atomic_store_explicit(&t->asked, 0, memory_order_release);
+    return false; /* full: the monitor comes again */
+}
+
+static int ask(void *arg) {
+    itr_ref ref = (itr_ref)(uintptr_t)arg;
+    atomic_fetch_sub_explicit(&in_queue, 1, memory_order_release); /* pairs with itr_async_drain() */
+    struct itr_slot *slot = itr_api->lock_ref(ref);
+    if (slot == NULL) {
+        return 0;
+    }
+    struct itr_thread *t = atomic_load_explicit(&slot->user, memory_order_relaxed);
+    itr_api->unlock(slot);
+    if (t == NULL || t->ref != ref) {
+        return 0;
+    }
+    atomic_store_explicit(&t->asked, 0, memory_order_release);
+    PyThreadState *tstate = PyThreadState_Get();
+    if (!itr_thread_pending(t) || t->ended) {
+        return 0;
+    }
+    if (t->redirect != NULL) {
+        itr_tell_redirect(t);
+        return 0;
+    }
+    if (tstate->thread_id != t->ident) {
+        return 0;
+    }
+    t->tstate = tstate;
+    if (itr_api->self() == NULL && itr_thread_current() != t) {
+        return 0; /* it has just adopted another slot: its number was reused */
+    }
+    const void *frame = itr_frame_now(tstate);
+    if (frame == t->declined_frame &&
+        t->declined_times > (tstate->tracing != 0 ? LOOKS_AT_A_TRACER : LOOKS_AT_ONE_PLACE)) {
+        t->declined_frame = NULL; /* this goes nowhere: leave it to the monitor's slower pace */
+        return 0;
+    }
+    if (itr_fit_position(t, tstate) == ITR_FIT) {
+        t->declined_frame = NULL;
+        if (itr_raise_next(t)) {
+            return -1;
+        }
+        return 0;
+    }
+    /* A check behind a call: the back edge or entry after it has its own. Inside an exact call or a mask there will be
+     * none before it is left, and leaving asks anew. */
+    if (atomic_load_explicit(&slot->exact, memory_order_relaxed) == 0 &&
+        atomic_load_explicit(&slot->mask, memory_order_relaxed) == ITR_MASK_NONE) {
+        t->declined_times = frame == t->declined_frame ? t->declined_times + 1 : 0;
+        t->declined_frame = frame;
+        queue(t);
+    }
+    return 0;
+}
+
+int64_t itr_async_on_running(struct itr_slot *slot, itr_ref ref, uint32_t tries) {
+    struct itr_thread *t = atomic_load_explicit(&slot->user, memory_order_acquire);
+    if (t == NULL || t->ref != ref || !may_ask()) {
+        return SLOW_ASK_NS;
+    }
+    if (atomic_load_explicit(&t->redirected, memory_order_acquire) == 0 &&
+        (atomic_load_explicit(&slot->exact, memory_order_relaxed) != 0 ||
+         atomic_load_explicit(&slot->mask, memory_order_relaxed) != ITR_MASK_NONE)) {
+        return MOST_ASK_NS; /* leaving that state asks */
+    }
+    queue(t);
+    return itr_ask_delay(tries);
+}
+
+int itr_async_setup(void) {
+    interpreter = PyInterpreterState_Main();
+    union {
+        void *data;
+        add_pending_call function;
+    } symbol = {dlsym(RTLD_DEFAULT, "_PyEval_AddPendingCall")};
+    add_pending = symbol.function;
+    if (add_pending == NULL) {
+        mode = "off: this interpreter does not export _PyEval_AddPendingCall";
+    } else if (!itr_inject_probe()) {
+        add_pending = NULL;
+        mode = "off: the interpreter's frames are not laid out as its headers said";
+    } else {
+        mode = "pending-call";
+    }
+    return 0;
+}
+
+void itr_async_try(struct itr_thread *t) {
+    /* The asker holds the GIL and would run the pending call itself at its next check: the monitor's ask, a moment
+     * later, finds the target more often. */
+    (void)t;
+}
+void itr_async_recall(struct itr_thread *t) { (void)t; }
+void itr_async_settle(struct itr_thread *t) { (void)t; }
+void itr_async_before_fork(void) {}
+void itr_async_after_fork(void) {}
+void itr_async_stop(void) { atomic_store_explicit(&stopped, 1, memory_order_seq_cst); }
+
+/* CPython 3.13 and later run what is in the queue before the atexit functions, in a loop that does not let the GIL go.
+ * When another thread is about to run these calls, and waits for the GIL to do so, that loop never ends. So nothing of
+ * ours is in the queue when the loop is reached. */
+int itr_async_drain(void) {
+    atomic_store_explicit(&paused, PyThread_get_thread_ident(), memory_order_seq_cst);
+    const struct timespec moment = {0, 50000};
+    for (int i = 0; i < DRAIN_MOMENTS && atomic_load_explicit(&in_queue, memory_order_seq_cst) != 0; i++) {
+        if (Py_MakePendingCalls() != 0) { /* does nothing while another thread runs them */
+            return -1;
+        }
+        Py_BEGIN_ALLOW_THREADS nanosleep(&moment, NULL);
+        Py_END_ALLOW_THREADS
+    }
+    return 0;
+}
+
+void itr_async_resume(void) {
+    unsigned long by = atomic_load_explicit(&paused, memory_order_relaxed);
+    if (by != 0 && by == PyThread_get_thread_ident()) {
+        atomic_store_explicit(&paused, 0, memory_order_seq_cst);
+    }
+}
+
+#endif
