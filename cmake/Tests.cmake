@@ -123,8 +123,10 @@ foreach(tag IN LISTS ITR_TAGS)
   if(missing)
     message(STATUS "${python} comes without CPython's tests: cpython.${tag} is left out")
   else()
-    add_test(NAME cpython.${tag} COMMAND "${python}" "${PROJECT_SOURCE_DIR}/scripts/check_cpython.py" queue select poll epoll thread fcntl
-                                         fork1 wait3 wait4)
+    add_test(
+      NAME cpython.${tag}
+      COMMAND "${python}" scripts/check_cpython.py queue select poll epoll thread fcntl fork1 wait3 wait4
+      WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}")
     set_tests_properties(
       cpython.${tag} PROPERTIES
       ENVIRONMENT "PYTHONPATH=${PROJECT_BINARY_DIR}/py/${tag};PYTHONDONTWRITEBYTECODE=1" TIMEOUT ${python_test_timeout} LABELS python)
