@@ -131,6 +131,14 @@ def show_all(report: Json) -> None:
             for name, r in report["overhead"].items()
         ],
     )
+    show(
+        "Clients built on C libraries, and look-ups: microseconds from interrupt() to the except clause",
+        ("client", "parked in", "p50", "worst", "target", "verdict"),
+        [
+            (name, r["call"], us(r["p50"]), us(r["worst"]), "<= 5000 us", verdict(r["worst"], 5000.0))
+            for name, r in report["clients"].items()
+        ],
+    )
     many = report["many"]
     print(f"\n{many['threads']} parked threads\n")
     print(f"voluntary context switches in {many['seconds']:.0f} s: {many['idle_switches']} (target 0: {verdict(many['idle_switches'], 0)})")
@@ -162,6 +170,7 @@ def main() -> None:
     report["parked"], report["loops"] = latency(runs, 50 if options.quick else 300, 10 if options.quick else 50)
     report["overhead"] = overhead(runs, 0.1 if options.quick else 1.0)
     report["many"] = run("many.py", 1000, 2 if options.quick else 10)
+    report["clients"] = run("clients.py", 5 if options.quick else 20)
     show_all(report)
     if options.json is not None:
         options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

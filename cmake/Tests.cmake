@@ -71,12 +71,15 @@ endforeach()
 
 # The same library under names that mean something to the shim, and under names that only look like it.
 set(libraries "${PROJECT_BINARY_DIR}/tests/libs")
-foreach(name IN ITEMS libwaits.so libpq-0123abcd.so.5 libsqlite3.so.0 libpqxx.so)
+foreach(name IN ITEMS libwaits.so libpq-0123abcd.so.5 libsqlite3.so.0 libpqxx.so psycopg_c/_psycopg.so
+                      psycopg2/_psycopg.so)
   string(MAKE_C_IDENTIFIER "waits_${name}" target)
+  get_filename_component(folder "${libraries}/${name}" DIRECTORY)
+  get_filename_component(file "${name}" NAME)
   add_library(${target} MODULE "${PROJECT_SOURCE_DIR}/tests/c/libs/waits.c")
   set_target_properties(
     ${target} PROPERTIES
-    PREFIX "" OUTPUT_NAME "${name}" SUFFIX "" LIBRARY_OUTPUT_DIRECTORY "${libraries}")
+    PREFIX "" OUTPUT_NAME "${file}" SUFFIX "" LIBRARY_OUTPUT_DIRECTORY "${folder}")
   target_link_libraries(${target} PRIVATE itr_options itr_unfortified)
   add_dependencies(test_foreign ${target})
 endforeach()

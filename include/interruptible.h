@@ -93,6 +93,9 @@ int itr_where(pthread_t thread, struct itr_where *where);
 #define ITR_LIBRARY_SHUT                                                                                               \
     3 /* as ITR_LIBRARY_FAIL, and the sockets polled are shut down: for libraries that would take                      \
          the answer that comes late for that to their next question */
+#define ITR_LIBRARY_POLLS                                                                                              \
+    4 /* polls with a time-out end as if it had passed, once per interrupt; other waits as ITR_LIBRARY_ONCE: for       \
+         libraries that retry on EINTR, and ask Python between two slices of their wait whether to go on */
 
 /* Say how the library takes it whose file name begins with `stem`, followed by one of ".-_": "libpq" is both libpq.so.5
  * and libpq-e9b5c9ac.so.5.18. The latest registration counts, and before what is built in. Returns ITR_OK; -EINVAL when

@@ -35,15 +35,22 @@ bool itr_foreign_known(size_t at, struct itr_foreign_entry *entry) {
     return true;
 }
 
-/* "libpq" is the stem of libpq.so.5 and of libpq-e9b5c9ac.so.5.18, not of libpqxx.so. */
-static bool has_stem(const char *name, const char *stem) {
-    size_t n = strlen(stem);
-    return strncmp(name, stem, n) == 0 && strchr(".-_", name[n]) != NULL; /* the end of the name too */
-}
-
 static const char *base_name(const char *path) {
     const char *slash = path == NULL ? NULL : strrchr(path, '/');
     return slash != NULL ? slash + 1 : path;
+}
+
+/* "libpq" is the stem of libpq.so.5 and of libpq-e9b5c9ac.so.5.18, not of libpqxx.so. One with a folder in front is
+ * compared with the last folder too: two packages have a _psycopg. */
+static bool has_stem(const char *path, const char *stem) {
+    const char *name = base_name(path);
+    if (strchr(stem, '/') != NULL) {
+        do {
+            name = name > path ? name - 1 : path;
+        } while (name > path && name[-1] != '/');
+    }
+    size_t n = strlen(stem);
+    return strncmp(name, stem, n) == 0 && strchr(".-_", name[n]) != NULL; /* the end of the name too */
 }
 
 /* glibc 2.35 finds the object without a lock. dladdr takes the loader's, which another thread may hold for as long as
@@ -74,15 +81,15 @@ static const char *object_of(const void *address) {
     return dladdr(address, &info) != 0 ? info.dli_fname : NULL;
 }
 
-static int policy_of_name(const char *name) {
+static int policy_of_path(const char *path) {
     uint32_t n = atomic_load_explicit(&n_added, memory_order_acquire); /* pairs with the release in register */
     while (n-- > 0) {
-        if (has_stem(name, added[n].stem)) {
+        if (has_stem(path, added[n].stem)) {
             return atomic_load_explicit(&added[n].policy, memory_order_relaxed);
         }
     }
     for (size_t i = 0; i < N_KNOWN; i++) {
-        if (has_stem(name, known[i].stem)) {
+        if (has_stem(path, known[i].stem)) {
             return known[i].policy;
         }
     }
@@ -93,8 +100,8 @@ int itr_foreign_policy(struct itr_slot *slot, const void *caller) {
     /* Before the look-up: an answer that a registration overtakes is remembered as old. */
     uint32_t now = atomic_load_explicit(&generation, memory_order_acquire);
     if (slot->policy_of != caller || slot->policy_generation != now) {
-        const char *name = base_name(object_of(caller));
-        slot->policy = name == NULL ? ITR_LIBRARY_ONCE : policy_of_name(name);
+        const char *path = object_of(caller);
+        slot->policy = path == NULL ? ITR_LIBRARY_ONCE : policy_of_path(path);
         slot->policy_of = caller;
         slot->policy_generation = now;
     }
@@ -113,7 +120,7 @@ void itr_foreign_name(const void *caller, char *name, size_t size) {
 
 EXPORT int itr_register_library(const char *stem, int policy) {
     if (stem == NULL || stem[0] == '\0' || strlen(stem) >= STEM_SIZE || strchr(stem, '/') != NULL ||
-        policy < ITR_LIBRARY_ONCE || policy > ITR_LIBRARY_SHUT) {
+        policy < ITR_LIBRARY_ONCE || policy > ITR_LIBRARY_POLLS) {
         return -EINVAL;
     }
     int result = ITR_OK;

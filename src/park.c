@@ -48,13 +48,14 @@ static bool may_break(const struct itr_park *p) {
 /* CPython's own call, a C thread that wants it so, or a library that is known to take it. */
 static void set_manner(struct itr_park *p) {
     struct itr_slot *slot = p->slot;
-    p->sleeps = p->shuts = false;
+    p->sleeps = p->shuts = p->expires = false;
     p->firm = p->exact || slot->strict;
     if (!p->firm || (p->exact && !p->empty)) {
         int policy = itr_foreign_policy(slot, atomic_load_explicit(&slot->caller, memory_order_relaxed));
         p->sleeps = policy == ITR_LIBRARY_SLEEPS && p->class_ == ITR_SLEEP;
         p->shuts = policy == ITR_LIBRARY_SHUT;
         p->firm = p->firm || policy == ITR_LIBRARY_FAIL || p->shuts || p->sleeps;
+        p->expires = !p->firm && policy == ITR_LIBRARY_POLLS;
     }
 }
 

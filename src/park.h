@@ -44,13 +44,14 @@ struct itr_park {
     int fd;
     uint32_t class_;
     enum itr_kind kind;
-    bool exact;  /* inside an exact call that names this class */
-    bool empty;  /* ... and a broken poll says that nothing is ready */
-    bool firm;   /* every wait fails while an interrupt is pending; else it is told once */
-    bool shuts;  /* ... and the sockets of a broken poll are shut down */
-    bool sleeps; /* ... and a sleep does so by ending early */
-    bool broken; /* the call must report the interrupt now */
-    bool woken;  /* a waker touched this park: an early return may be its doing */
+    bool exact;   /* inside an exact call that names this class */
+    bool empty;   /* ... and a broken poll says that nothing is ready */
+    bool firm;    /* every wait fails while an interrupt is pending; else it is told once */
+    bool shuts;   /* ... and the sockets of a broken poll are shut down */
+    bool sleeps;  /* ... and a sleep does so by ending early */
+    bool expires; /* not firm; a broken poll that has a time-out says that it has passed */
+    bool broken;  /* the call must report the interrupt now */
+    bool woken;   /* a waker touched this park: an early return may be its doing */
     int saved_errno;
     uint32_t sent_before;
 };

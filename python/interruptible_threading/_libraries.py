@@ -5,7 +5,7 @@ from __future__ import annotations
 from . import _core
 
 #: Name to ITR_LIBRARY_* of interruptible.h.
-POLICIES: dict[str, int] = {"once": 0, "fail": 1, "sleeps": 2, "shut": 3}
+POLICIES: dict[str, int] = {"once": 0, "fail": 1, "sleeps": 2, "shut": 3, "polls": 4}
 
 
 def register_library(name: str, policy: str) -> None:
@@ -19,7 +19,8 @@ def register_library(name: str, policy: str) -> None:
     - ``"fail"``: ``ECANCELED``, as long as the interrupt is pending. For libraries that retry on ``EINTR`` and report
       other errors cleanly. Some abort the process instead: try it.
     - ``"sleeps"``: sleeps end early, as long as it is pending; other waits as with ``"once"``.
-
+    - ``"polls"``: polls with a time-out end as if it had passed, once per interrupt; other waits as with ``"once"``. For
+      libraries that retry on ``EINTR``, and ask Python between two slices of their wait whether to go on.
     - ``"shut"``: as ``"fail"``, and the sockets that it polls are shut down: for libraries that would take the answer that
       comes late for that to their next question.
 

@@ -106,7 +106,8 @@ static int park_poll(struct poll_call *c, const char *name) {
             continue;
         }
         if (p.broken) {
-            if (p.empty && c->n > 0) {
+            if ((p.empty && c->n > 0) || (p.expires && limit != NULL)) {
+                errno = p.saved_errno;
                 clear_poll(c);
                 return 0;
             }
@@ -277,7 +278,8 @@ static int park_select(struct select_call *c, const char *name) {
             again = itr_park_leave(&p, result == 0 || lost || (result == -1 && errno == EINTR)) || (lost && !p.broken);
         }
         if (p.broken) {
-            if (p.empty && c->n > 0) {
+            if ((p.empty && c->n > 0) || (p.expires && limit != NULL)) {
+                errno = p.saved_errno;
                 clear_select(c);
                 return 0;
             }
@@ -376,7 +378,8 @@ static int park_epoll(const struct epoll_call *c, const char *name) {
             again = itr_park_leave(&p, result == 0 || (result == -1 && errno == EINTR));
         }
         if (p.broken) {
-            if (p.empty) {
+            if (p.empty || (p.expires && limit != NULL)) {
+                errno = p.saved_errno;
                 return 0;
             }
             errno = itr_break_errno(&p);

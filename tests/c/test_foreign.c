@@ -10,9 +10,10 @@
 
 static struct library {
     int (*poll)(int fd);
+    int (*poll_for)(int fd, int ms);
     int (*poll_retrying)(int fd, unsigned *interruptions);
     int (*sleep)(void);
-} unknown, fails, sleeps, renamed;
+} unknown, fails, sleeps, polls, namesake, renamed;
 
 static struct worker worker;
 static int ends[2];
@@ -25,6 +26,7 @@ static void load(struct library *l, const char *name) {
         fail_msg("%s", dlerror());
     }
     *(void **)(void *)&l->poll = dlsym(handle, "waits_poll");
+    *(void **)(void *)&l->poll_for = dlsym(handle, "waits_poll_for");
     *(void **)(void *)&l->poll_retrying = dlsym(handle, "waits_poll_retrying");
     *(void **)(void *)&l->sleep = dlsym(handle, "waits_sleep");
 }
@@ -39,6 +41,8 @@ static int set_up(void **state) {
     load(&unknown, "libwaits.so");
     load(&fails, "libpq-0123abcd.so.5");
     load(&sleeps, "libsqlite3.so.0");
+    load(&polls, "psycopg_c/_psycopg.so");
+    load(&namesake, "psycopg2/_psycopg.so");
     load(&renamed, "libpqxx.so");
     worker_start(&worker, false);
     worker_do(&worker, attach_as_python_does, NULL);
@@ -150,6 +154,48 @@ static void sleeps_end_early_and_nothing_else_does(void **state) {
     assert_true(job.cleared);
 }
 
+static void poll_for_long(void *arg) {
+    struct job *job = arg;
+    job->result = job->library->poll_for(ends[0], 900000000);
+    job->again = job->library->poll_for(ends[0], 1); /* it was told: this one takes its time */
+    job->cleared = itr_clear() == 1;
+}
+
+static void timed_polls_expire(void **state) {
+    (void)state;
+    struct job job = {.library = &polls, .result = -1};
+    worker_give(&worker, poll_for_long, &job);
+    await_parked(worker.thread, "poll");
+    assert_int_equal(itr_interrupt(worker.thread), ITR_OK);
+    worker_wait(&worker);
+    assert_int_equal(job.result, 0);
+    assert_int_equal(job.again, 0);
+    assert_true(job.cleared);
+    /* A time that never passes. */
+    struct job endless = {.library = &polls};
+    worker_give(&worker, poll_retrying, &endless);
+    await_parked(worker.thread, "poll");
+    uint64_t before = parks();
+    assert_int_equal(itr_interrupt(worker.thread), ITR_OK);
+    int64_t since = now_ns();
+    while (parks() == before) {
+        breathe();
+        check_patience(since, "it was not told");
+    }
+    makes_readable();
+    worker_wait(&worker);
+    makes_empty();
+    assert_int_equal(endless.interruptions, 1);
+    assert_true(endless.cleared);
+    /* Another package's module of that name. */
+    struct job other = {.library = &namesake};
+    worker_give(&worker, poll_for_long, &other);
+    await_parked(worker.thread, "poll");
+    assert_int_equal(itr_interrupt(worker.thread), ITR_OK);
+    worker_wait(&worker);
+    assert_int_equal(other.result, EINTR);
+}
+
 static void where_names_the_library(void **state) {
     (void)state;
     struct job job = {.library = &fails};
@@ -207,7 +253,7 @@ static void bad_registrations(void **state) {
     assert_int_equal(itr_register_library("lib/pq", ITR_LIBRARY_ONCE), -EINVAL);
     assert_int_equal(itr_register_library(long_name, ITR_LIBRARY_ONCE), -EINVAL);
     assert_int_equal(itr_register_library("libx", -1), -EINVAL);
-    assert_int_equal(itr_register_library("libx", 4), -EINVAL);
+    assert_int_equal(itr_register_library("libx", 5), -EINVAL);
     char name[16];
     int result = ITR_OK;
     int n = 0;
@@ -224,6 +270,7 @@ int main(void) {
         cmocka_unit_test(unknown_library_is_told_once),
         cmocka_unit_test(known_library_fails_until_it_is_cleared),
         cmocka_unit_test(sleeps_end_early_and_nothing_else_does),
+        cmocka_unit_test(timed_polls_expire),
         cmocka_unit_test(where_names_the_library),
         cmocka_unit_test(a_longer_name_is_another_library),
         cmocka_unit_test(registration_counts_at_once),

@@ -225,6 +225,15 @@ def test_psycopg3_waiting_in_python(psycopg3: Database, wait: str, monkeypatch: 
     psycopg3.check(connection)
 
 
+def test_psycopg3_does_not_finish_its_slice(psycopg3: Database, monkeypatch: pytest.MonkeyPatch, quiet: None) -> None:
+    """It waits in slices of a tenth of a second, and looks for signals behind each: an interrupt came that much late."""
+    connection = psycopg3.connect()
+    wait = connection.wait
+    monkeypatch.setattr(connection, "wait", lambda generator, *_: wait(generator, 100 * GUARD))
+    interrupted(partial(psycopg3.ask, connection, psycopg3.sleep(LONG)), *SELECT)
+    psycopg3.check(connection)
+
+
 def test_psycopg3_pool(psycopg3: Database, postgresql_dsn: str, quiet: None) -> None:
     pools = need_module("psycopg_pool")
 

@@ -30,7 +30,7 @@ def test_bad_types_and_policies() -> None:
     with pytest.raises(TypeError, match="not int"):
         register_library(7, "once")  # type: ignore[arg-type]
     for policy in ("never", 1, None):
-        with pytest.raises(ValueError, match="'once', 'fail', 'sleeps', 'shut'"):
+        with pytest.raises(ValueError, match="'once', 'fail', 'sleeps', 'shut', 'polls'"):
             register_library("libsomething", policy)  # type: ignore[arg-type]
 
 
@@ -39,6 +39,7 @@ def test_known_libraries() -> None:
     assert known["libpq"] == 3
     assert known["libsqlite3"] == 2
     assert known["libzmq"] == 0
+    assert known["psycopg_binary/_psycopg"] == 4
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 __attribute__((visibility("default"))) int waits_poll(int fd);
+__attribute__((visibility("default"))) int waits_poll_for(int fd, int ms);
 __attribute__((visibility("default"))) int waits_poll_retrying(int fd, unsigned *interruptions);
 __attribute__((visibility("default"))) int waits_sleep(void);
 
@@ -11,6 +12,14 @@ __attribute__((visibility("default"))) int waits_sleep(void);
 int waits_poll(int fd) {
     struct pollfd set = {.fd = fd, .events = POLLIN};
     return poll(&set, 1, -1) == -1 ? errno : 0;
+}
+
+/* 0: the time is over, or it is readable; else the error number. It looks at errno alone, as psycopg 3 does. */
+int waits_poll_for(int fd, int ms) {
+    struct pollfd set = {.fd = fd, .events = POLLIN};
+    errno = 0;
+    poll(&set, 1, ms);
+    return errno;
 }
 
 /* As most libraries do. */
