@@ -58,6 +58,7 @@ struct itr_thread {
     PyObject *redirect;     /* set_redirect() */
     _Atomic int redirected; /* ... for the monitor */
     bool ended;             /* its function has returned: nothing is accepted any more */
+    bool tells;             /* it runs under a runner, which sees that happen */
     itr_record *last;       /* last one delivered in this thread */
     PyObject *last_exact;   /* instance last raised from an exact call, borrowed identity only */
     uint32_t user_masks[3];

@@ -115,9 +115,13 @@ static double seconds_now(void) {
     return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
-/* One wait of at most `timeout` (None: for ever) until the record is resolved, or armed: 1, 0 when the time is up, -1.
+#define ARMED_SECONDS 0.001 /* nobody says when what is armed gets raised, in the target's very next check */
+#define MUTE_SECONDS 0.02   /* nor when a thread ends that was not started under our patches */
+
+/* One wait of at most `timeout` (None: for ever) until the record is resolved; of at most `slice` seconds, unless that
+ * is 0. 1: it may be resolved, 0: the time is up, -1.
  * The lock's own acquire validates the time-out, gives up the GIL, and is interruptible. */
-static int wait_once(itr_record *record, PyObject *timeout, bool armed) {
+static int wait_once(itr_record *record, PyObject *timeout, double slice) {
     PyObject *lock = allocate_lock();
     PyObject *held = lock == NULL ? NULL : PyObject_CallMethod(lock, "acquire", NULL);
     if (held == NULL || (record->waiters == NULL && (record->waiters = PyList_New(0)) == NULL) ||
@@ -127,8 +131,7 @@ static int wait_once(itr_record *record, PyObject *timeout, bool armed) {
         return -1;
     }
     Py_DECREF(held);
-    /* Nobody says when what is armed gets raised; it is on its way, in the target's very next check. */
-    PyObject *got = armed                ? PyObject_CallMethod(lock, "acquire", "Od", Py_True, 0.001)
+    PyObject *got = slice > 0            ? PyObject_CallMethod(lock, "acquire", "Od", Py_True, slice)
                     : timeout == Py_None ? PyObject_CallMethod(lock, "acquire", NULL)
                                          : PyObject_CallMethod(lock, "acquire", "OO", Py_True, timeout);
     PyObject *type, *value, *traceback;
@@ -166,18 +169,20 @@ static PyObject *handle_wait(PyObject *self, PyObject *args, PyObject *kwargs) {
             Py_DECREF(timeout);
             Py_RETURN_TRUE;
         }
-        bool armed = t != NULL && t->armed == record;
-        if (waited && !forever) { /* it was armed, and perhaps taken back from there: what is left of the time */
+        double slice = t == NULL ? 0 : t->armed == record ? ARMED_SECONDS : t->tells ? 0 : MUTE_SECONDS;
+        if (!forever && (waited || slice > 0)) { /* what is left of the time, of which a slice takes no more */
             double left = deadline - seconds_now();
-            Py_SETREF(timeout, PyFloat_FromDouble(left > 0 ? left : 0));
-            armed = armed && left > 0;
+            if (waited) {
+                Py_SETREF(timeout, PyFloat_FromDouble(left > 0 ? left : 0));
+            }
+            slice = left > slice ? slice : 0;
         }
-        int got = timeout == NULL ? -1 : wait_once(record, timeout, armed);
+        int got = timeout == NULL ? -1 : wait_once(record, timeout, slice);
         if (got < 0) {
             Py_XDECREF(timeout);
             return NULL;
         }
-        if (got == 0 && !armed) {
+        if (got == 0 && slice == 0) {
             itr_record_owner(record);
             Py_DECREF(timeout);
             return PyBool_FromLong(record->state != ITR_STATE_PENDING);

@@ -84,6 +84,7 @@ static PyObject *call(PyObject *self, PyObject *args, PyObject *kwargs) {
     PyObject *function = ((itr_runner *)self)->function;
     struct itr_thread *t = itr_thread_current();
     if (t != NULL) {
+        t->tells = true;
         take_prestart(t, function);
     }
     PyObject *result = PyObject_Call(function, args, kwargs);

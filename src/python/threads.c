@@ -63,7 +63,7 @@ static struct itr_thread *keeper(struct itr_slot *slot, unsigned long ident, PyT
     }
     t->ident = ident;
     t->tstate = tstate;
-    t->ended = false;
+    t->ended = t->tells = false;
     t->last_exact = NULL;
     memset(t->user_masks, 0, sizeof t->user_masks);
     atomic_store_explicit(&t->redirected, 0, memory_order_relaxed);

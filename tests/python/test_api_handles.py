@@ -218,6 +218,36 @@ def test_explain_names_the_peer(tmp_path: Path, quiet: None) -> None:
             assert_interrupted(worker, handle)
 
 
+ENDS_UNTOLD = """
+import sys, threading, time
+go = threading.Event()
+inside = threading.Event()
+def body():
+    _core.mask(2)
+    inside.set()
+    go.wait()
+early = threading.Thread(target=body)
+import interruptible_threading as it
+from interruptible_threading import _core
+early.start()
+inside.wait()
+it.install_patches()
+handle = it.interrupt(early)
+timeout = eval(sys.argv[1])
+waiter = threading.Thread(target=lambda: print(handle.wait(timeout), handle.state))
+waiter.start()
+while not (_core.park_info(waiter.ident) or {}).get("parked"): time.sleep(0.0002)
+go.set()
+waiter.join()
+"""
+
+
+@pytest.mark.parametrize("timeout", [None, LONG])
+def test_wait_for_a_thread_that_ends_unseen(timeout: float | None) -> None:
+    """It was started before the patches were installed, so that nobody is told of its end: wait() never returned."""
+    assert run_script(ENDS_UNTOLD, repr(timeout)) == "True discarded\n"
+
+
 def test_cancelled_is_never_raised() -> None:
     assert run_script(ARMED) == "True\n"
 
