@@ -134,6 +134,15 @@ foreach(tag IN LISTS ITR_TAGS)
       cpython.${tag} PROPERTIES
       ENVIRONMENT "PYTHONPATH=${PROJECT_BINARY_DIR}/py/${tag};PYTHONDONTWRITEBYTECODE=1" TIMEOUT ${python_test_timeout} LABELS python)
   endif()
+  add_test(
+    NAME storm.${tag}
+    COMMAND "${python}" -m pytest tests/storm -p no:cacheprovider -s
+    WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}")
+  set_tests_properties(
+    storm.${tag}
+    PROPERTIES ENVIRONMENT
+               "PYTHONPATH=${PROJECT_BINARY_DIR}/py/${tag};PYTHONDONTWRITEBYTECODE=1;ITR_TEST_MODE=preload;${preload_variable}=${preload}"
+               TIMEOUT ${python_test_timeout} LABELS python)
   foreach(how IN ITEMS preload import ctypes)
     set(environment "PYTHONPATH=${PROJECT_BINARY_DIR}/py/${tag}" "PYTHONDONTWRITEBYTECODE=1" "ITR_TEST_MODE=${how}"
         "ITR_TEST_LIBRARY=$<TARGET_FILE:interruptible>" "ITR_TEST_NATIVE=$<TARGET_FILE:test_storm>")

@@ -64,7 +64,7 @@ void itr_async_settle(struct itr_thread *t) {
     t->armed = NULL;
     Py_CLEAR(t->armed_type);
     itr_record_resolve(record, ITR_STATE_DELIVERED);
-    Py_XSETREF(t->last, record);
+    itr_delivered_add(t, record);
 }
 
 /* With the GIL, so that the target is not raising it just now. */
@@ -94,16 +94,16 @@ static void arm(struct itr_thread *t, PyThreadState *tstate) {
         PyErr_Clear();
         return;
     }
+    itr_record *record = itr_delivered_take(t, instance);
     PyObject *cls = armed_class(instance);
     if (cls == NULL) {
         PyErr_Clear();
         cls = (PyObject *)Py_TYPE(instance); /* cannot be subclassed: a fresh instance of it will do */
         Py_INCREF(cls);
     }
-    t->armed = t->last;
-    t->last = NULL;
+    t->armed = record;
     t->armed_type = cls;
-    t->armed->state = ITR_STATE_PENDING;
+    record->state = ITR_STATE_PENDING;
     PyThreadState_SetAsyncExc(t->ident, cls);
     Py_DECREF(instance);
 }

@@ -369,14 +369,17 @@ static PyObject *core_record_again(PyObject *self, PyObject *exc) {
         Py_RETURN_FALSE;
     }
     itr_async_settle(t);
-    if (t->last == NULL || t->last->instance != exc) {
+    itr_record *record = itr_delivered_take(t, exc);
+    if (record == NULL) {
         Py_RETURN_FALSE;
     }
-    itr_record *record = t->last;
-    t->last = NULL;
     record->state = ITR_STATE_PENDING;
     int failed = PyList_Insert(t->queue, 0, (PyObject *)record);
-    Py_CLEAR(record->instance); /* a new one will be made; the old one has a traceback already */
+    Py_CLEAR(record->instance); /* a new one will be made: the old one has a past */
+    if (record->exc == exc) {   /* none will: it is the caller's own */
+        PyException_SetTraceback(exc, Py_None);
+        PyException_SetContext(exc, NULL);
+    }
     Py_DECREF(record);
     if (failed) {
         return NULL;

@@ -47,6 +47,8 @@ typedef struct {
     PyObject *thread;  /* the unstarted Thread it waits for, or NULL */
 } itr_record;
 
+#define ITR_REMEMBERED 8
+
 /* A Python thread. Belongs to a slot for ever and is handed on from life to life, so that the monitor, which has no
  * GIL, may look at it at any time. */
 struct itr_thread {
@@ -54,13 +56,13 @@ struct itr_thread {
     itr_ref ref;
     unsigned long ident;
     PyThreadState *tstate;
-    PyObject *queue;        /* list of itr_record: pending, oldest first */
-    PyObject *redirect;     /* set_redirect() */
-    _Atomic int redirected; /* ... for the monitor */
-    bool ended;             /* its function has returned: nothing is accepted any more */
-    bool tells;             /* it runs under a runner, which sees that happen */
-    itr_record *last;       /* last one delivered in this thread */
-    PyObject *last_exact;   /* instance last raised from an exact call, borrowed identity only */
+    PyObject *queue;                       /* list of itr_record: pending, oldest first */
+    PyObject *redirect;                    /* set_redirect() */
+    _Atomic int redirected;                /* ... for the monitor */
+    bool ended;                            /* its function has returned: nothing is accepted any more */
+    bool tells;                            /* it runs under a runner, which sees that happen */
+    itr_record *delivered[ITR_REMEMBERED]; /* in this thread, the latest first (delivered.c) */
+    PyObject *last_exact;                  /* instance last raised from an exact call, borrowed identity only */
     uint32_t user_masks[3];
     /* injection */
     _Atomic int asked;              /* a pending call of ours is queued */
@@ -145,6 +147,8 @@ int itr_inject_uninterruptible(PyObject *code);
 bool itr_may_raise_here(bool broken);
 /* Is it one that is waited out? */
 bool itr_must_finish_here(void);
+/* __del__, or a weak reference's callback (finalizer.c). */
+bool itr_is_finalizer(PyFrameObject *frame, PyCodeObject *code);
 enum itr_fit { ITR_FIT, ITR_UNFIT, ITR_UNFIT_CALL };
 /* Where `tstate` stands now: may an exception be raised there? Repairs the exception table when that is needed. */
 enum itr_fit itr_fit_position(struct itr_thread *t, PyThreadState *tstate);
@@ -155,6 +159,15 @@ bool itr_inject_probe(void);
 /* The thread leaves an exact call: its caller's position still holds the result. */
 void itr_note_exact(struct itr_thread *t);
 const void *itr_frame_now(PyThreadState *tstate);
+
+/* ---- what was delivered (delivered.c)
+ * ---------------------------------------------------------------------------------------------------------------- */
+
+/* Steals the reference. */
+void itr_delivered_add(struct itr_thread *t, itr_record *record);
+/* The one that raised this instance, or the latest (NULL), which is forgotten by that; a reference, or NULL. */
+itr_record *itr_delivered_take(struct itr_thread *t, const PyObject *instance);
+void itr_delivered_forget(struct itr_thread *t);
 
 /* ---- asking (pending_call.c from 3.12, asyncexc.c up to 3.11)
  * ------------------------------------------------------------------------------------------------- */

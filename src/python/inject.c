@@ -220,7 +220,7 @@ static bool stack_may_be_cut(PyFrameObject *frame, bool *result_pending, struct 
                 above_user = false;
             }
         }
-        if (ok && (named(code, "__del__") || named(code, "__exit__") || named(code, "__aexit__") ||
+        if (ok && (itr_is_finalizer(frame, code) || named(code, "__exit__") || named(code, "__aexit__") ||
                    PyDict_GetItem(uninterruptible, (PyObject *)code) != NULL)) {
             ok = false;
         }
@@ -478,7 +478,7 @@ bool itr_may_raise_here(bool broken) {
     bool ok = true;
     while (frame != NULL && ok) {
         PyCodeObject *code = PyFrame_GetCode(frame);
-        if (named(code, "__del__")) {
+        if (itr_is_finalizer(frame, code)) {
             /* Nobody can catch it there, and Popen's loses sight of a child. But a finalizer that waits is woken, and
              * the interrupt is recorded again. */
             ok = broken;

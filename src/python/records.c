@@ -205,7 +205,7 @@ PyObject *itr_take(struct itr_thread *t) {
     }
     PyObject *instance = instance_of(record);
     itr_record_resolve(record, ITR_STATE_DELIVERED);
-    Py_XSETREF(t->last, record);
+    itr_delivered_add(t, record);
     if (itr_thread_pending(t)) {
         itr_api->kick(t->ref); /* the next one: the monitor may have got used to being in vain */
     }
@@ -236,7 +236,7 @@ void itr_thread_end(struct itr_thread *t) {
         Py_DECREF(record);
     }
     itr_api->consume(t->slot, ITR_PENDING_PY | ITR_PENDING_API);
-    Py_CLEAR(t->last);
+    itr_delivered_forget(t);
     t->last_exact = NULL;
     Py_CLEAR(t->redirect);
     atomic_store_explicit(&t->redirected, 0, memory_order_release);

@@ -56,7 +56,7 @@ static struct itr_thread *keeper(struct itr_slot *slot, unsigned long ident, PyT
             itr_record_resolve((itr_record *)PyList_GET_ITEM(left, i), ITR_STATE_DISCARDED);
         }
         Py_DECREF(left);
-        Py_CLEAR(t->last);
+        itr_delivered_forget(t);
         Py_CLEAR(t->redirect);
         Py_CLEAR(t->armed);
         Py_CLEAR(t->armed_type);

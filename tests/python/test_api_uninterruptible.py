@@ -143,6 +143,57 @@ def test_what_comes_out_of_a_raw_thread_is_reported_as_ever() -> None:
     assert run_script(RAW_THREAD, "with") == run_script(RAW_THREAD)
 
 
+CALLBACK = """
+import gc, sys, threading, time, weakref
+from multiprocessing.util import Finalize
+import interruptible_threading as it
+it.install_patches()
+seen, inside, sent, hits, caught = [], [], [], [], []
+sys.unraisablehook = seen.append  # in front of ours: what it gets is lost
+lock = threading.Lock()
+class Thing: pass
+def callback(*ref):
+    inside.append(ref)
+    while not sent: pass
+    with lock: hits.append(1)
+HOW = {
+    "ref": lambda thing: weakref.ref(thing, callback),
+    "method": lambda thing: weakref.ref(thing, Callback().called),
+    "finalize": lambda thing: weakref.finalize(thing, callback),
+    "multiprocessing": lambda thing: Finalize(thing, callback),
+}
+class Callback:
+    def called(self, ref): callback(ref)
+def body(how):
+    try:
+        thing = Thing()
+        kept = HOW[how](thing)
+        thing.cycle = thing
+        del thing
+        gc.collect()
+        time.sleep(3000)
+    except it.ThreadInterrupted:
+        caught.append(1)
+gc.disable()
+for how in ("ref", "method", "finalize", "multiprocessing"):
+    for each in (seen, inside, sent, hits, caught): each.clear()
+    thread = threading.Thread(target=body, args=(how,))
+    thread.start()
+    while not inside: time.sleep(0.0002)
+    handle = it.interrupt(thread)
+    time.sleep(0.01)  # long enough for many looks
+    sent.append(1)
+    thread.join()
+    print(how, len(seen), len(hits), len(caught), handle.state)
+"""
+
+
+def test_nothing_comes_out_of_a_weak_references_callback() -> None:
+    """Nobody can catch it there; whoever else has a hook for such errors swallowed it."""
+    expected = "".join(f"{how} 0 1 1 delivered\n" for how in ("ref", "method", "finalize", "multiprocessing"))
+    assert run_script(CALLBACK) == expected
+
+
 def test_finalizer_does_not_end_the_wait_it_runs_in(quiet: None) -> None:
     """A parked call whose broken end runs a finalizer: the interrupt still comes from the call itself."""
 
