@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import os
 import queue
@@ -20,7 +21,8 @@ from interruptible_threading import ThreadInterrupted, _core, deliver_on_blockin
 install_patches()
 
 #: Seconds after which the program gives up. Never a bound on how fast something has to be.
-GUARD = 30.0
+GUARD = 6.0
+faulthandler.dump_traceback_later(2 * GUARD, exit=True)
 LONG = 3000.0
 
 SEM = ("sem_timedwait", "sem_clockwait")
