@@ -21,6 +21,7 @@ static pthread_mutex_t install_lock = PTHREAD_MUTEX_INITIALIZER;
  * our own handler only tries. */
 static atomic_flag program_lock = ATOMIC_FLAG_INIT;
 static struct sigaction program_action;
+static _Atomic pid_t owner; /* whose disposition it is: a child of vfork shares only our memory */
 
 static void handler(int sig, siginfo_t *info, void *context);
 
@@ -80,6 +81,7 @@ static bool take_over(int sig) {
     lock_program();
     program_action = before;
     unlock_program();
+    atomic_store_explicit(&owner, getpid(), memory_order_relaxed);
     return true;
 }
 
@@ -214,6 +216,7 @@ void itr_signals_after_fork(void) {
     /* Whoever held these in the parent does not exist in the child. */
     pthread_mutex_init(&install_lock, NULL);
     unlock_program();
+    atomic_store_explicit(&owner, getpid(), memory_order_relaxed);
 }
 
 void itr_signals_strip(sigset_t *set) {
@@ -229,9 +232,23 @@ static bool is_ours(int sig) {
     return atomic_load_explicit(&installed, memory_order_acquire) && sig == itr_signal_number();
 }
 
+/* What a child of vfork sets is its own, and not the program's: subprocess resets all handlers there. */
+static bool in_vfork_child(void) { return atomic_load_explicit(&owner, memory_order_relaxed) != getpid(); }
+
+static int vfork_sigaction(int sig, const struct sigaction *act, struct sigaction *old) {
+    int result = itr_real.sigaction(sig, act, old);
+    if (result == 0 && old != NULL && (old->sa_flags & SA_SIGINFO) != 0 && old->sa_sigaction == handler) {
+        *old = program_action; /* no lock: its parent's threads go on, and one may hold it */
+    }
+    return result;
+}
+
 int itr_call_sigaction(int sig, const struct sigaction *act, struct sigaction *old) {
     if (!is_ours(sig)) {
         return itr_real.sigaction(sig, act, old);
+    }
+    if (in_vfork_child()) {
+        return vfork_sigaction(sig, act, old);
     }
     lock_program();
     struct sigaction before = program_action;
@@ -260,7 +277,7 @@ sighandler_t itr_call_signal(int sig, sighandler_t function) {
 }
 
 int itr_call_siginterrupt(int sig, int flag) {
-    if (!is_ours(sig)) {
+    if (!is_ours(sig) || in_vfork_child()) {
         return itr_real.siginterrupt(sig, flag);
     }
     lock_program();
