@@ -87,6 +87,7 @@ extern PyTypeObject itr_handle_type;
 extern PyTypeObject itr_runner_type;
 extern PyObject *itr_default_exception;
 
+bool itr_in_main_interpreter(void);
 /* The calling thread's record keeper; NULL for the main thread and for other interpreters' threads. Attaches. */
 struct itr_thread *itr_thread_current(void);
 /* Same, but never attaches. */

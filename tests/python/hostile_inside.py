@@ -21,7 +21,7 @@ from interruptible_threading import ThreadInterrupted, _core, deliver_on_blockin
 install_patches()
 
 #: Seconds after which the program gives up. Never a bound on how fast something has to be.
-GUARD = 6.0
+GUARD = 30.0
 faulthandler.dump_traceback_later(2 * GUARD, exit=True)
 LONG = 3000.0
 
