@@ -616,8 +616,8 @@ static struct PyModuleDef definition = {
 };
 
 PyMODINIT_FUNC PyInit__core(void) {
-    if (refuse_other_interpreter() || load_api() != 0 || PyType_Ready(&itr_record_type) != 0 || PyType_Ready(&itr_handle_type) != 0 ||
-        PyType_Ready(&itr_runner_type) != 0) {
+    if (refuse_other_interpreter() || load_api() != 0 || PyType_Ready(&itr_record_type) != 0 ||
+        PyType_Ready(&itr_handle_type) != 0 || PyType_Ready(&itr_runner_type) != 0) {
         return NULL;
     }
     PyObject *module = PyModule_Create(&definition);

@@ -175,6 +175,8 @@ void itr_async_stop(void);
 /* At the end of the main thread's program: ask nothing more, and have nothing of ours in the interpreter's queue; gives
  * the GIL up while it waits. -1: somebody else's pending call raised. */
 int itr_async_drain(void);
+/* Up to 3.12 a thread of ours has a thread state, and is nobody's to interrupt. */
+bool itr_async_is_injector(unsigned long ident);
 /* The thread that drained interrupts somebody, in an atexit function: ask again. */
 void itr_async_resume(void);
 

@@ -135,7 +135,8 @@ PyThreadState *itr_tstate_of(unsigned long ident) {
     while (tstate != NULL && tstate->thread_id != ident) {
         tstate = PyThreadState_Next(tstate);
     }
-    return tstate;
+    /* It has a thread state while it works, and may have been given the ident of one that ended. */
+    return tstate != NULL && itr_async_is_injector(ident) ? NULL : tstate;
 }
 
 struct itr_thread *itr_thread_find(unsigned long ident) {

@@ -163,11 +163,11 @@ def storm():
         for ident in list(idents):
             try: handles.append(interrupt(ident))
             except ValueError: pass  # nobody has this ident
-        time.sleep(0)
+        time.sleep(0.0005)
 senders = [threading.Thread(target=storm, daemon=True) for _ in range(2)]
 for sender in senders: sender.start()
 crowd = Crowd([sleep, lock, recv_timeout])
-for turn in range(150):
+for turn in range(60):
     threads = [threading.Thread(target=guarded, args=(number % 2,), daemon=True) for number in range(8)]
     for number, thread in enumerate(threads):
         thread.start()
