@@ -184,7 +184,9 @@ class Crowd:
         before = [len(waiter.got) for waiter in self.waiters]
         handles = [interrupt(waiter) for waiter in self.waiters]
         for waiter, handle, count in zip(self.waiters, handles, before):
-            until(lambda waiter=waiter, count=count: len(waiter.got) > count, lambda waiter=waiter, handle=handle: (waiter, handle.explain()))
+            until(
+                lambda waiter=waiter, count=count: len(waiter.got) > count, lambda waiter=waiter, handle=handle: (waiter, handle.explain())
+            )
             got = waiter.got[count]
             assert isinstance(got, ThreadInterrupted), (waiter, got)
             assert got.interrupt_id == handle.id, (waiter, got.interrupt_id, handle.id)

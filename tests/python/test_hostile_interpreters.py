@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pytest
 from hostile_support import survives
 
@@ -46,7 +48,12 @@ else:
 '''
 """
 
-each_kind = pytest.mark.parametrize("kind", ["isolated", "legacy"])
+each_kind = pytest.mark.parametrize(
+    "kind",
+    ["isolated", "legacy"]
+    if find_spec("_interpreters") or find_spec("_xxsubinterpreters")
+    else [pytest.param("", marks=pytest.mark.skip("no module that makes interpreters"))],
+)
 
 
 @each_kind

@@ -38,14 +38,13 @@ if os.environ.get("INTERRUPTIBLE_DISABLE", "0") in ("", "0") and sys.version_inf
                 del sys.modules[_loaded]
             _error = sys.exc_info()[1]
             # A subinterpreter has a start of its own, and takes no part: the program need not hear of it.
-            try:
-                import _interpreters
-            except ImportError:
+            _others = None
+            for _other in ["_interpreters", "_xxsubinterpreters"]:
                 try:
-                    import _xxsubinterpreters as _interpreters  # type: ignore[import-not-found, no-redef, unused-ignore]
+                    _others = _others or __import__(_other)
                 except ImportError:
-                    _interpreters = None  # type: ignore[assignment]
-            if _interpreters is None or _interpreters.get_current() == _interpreters.get_main():
+                    pass
+            if _others is None or _others.get_current() == _others.get_main():
                 sys.stderr.write("interruptible: the patches are not installed: %s\n" % (_error,))
 
 # Importing it under the name that is being imported right now: the import system returns what is left under the name.
