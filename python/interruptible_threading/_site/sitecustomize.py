@@ -43,7 +43,7 @@ if os.environ.get("INTERRUPTIBLE_DISABLE", "0") in ("", "0") and sys.version_inf
                 try:
                     _others = _others or __import__(_other)
                 except ImportError:
-                    pass
+                    continue
             if _others is None or _others.get_current() == _others.get_main():
                 sys.stderr.write("interruptible: the patches are not installed: %s\n" % (_error,))
 
