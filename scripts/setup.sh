@@ -4,7 +4,8 @@
 #
 #   scripts/setup.sh          what "make demo" and "make check" need
 #   scripts/setup.sh --all    and what "make lint", and the checks of CI, need: among it the servers that clients are
-#                             tested with. Without them those tests are skipped, so otherwise they are only named.
+#                             tested with, Go and jemalloc. Without them those tests are skipped, so otherwise they are
+#                             only named.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -68,12 +69,14 @@ if have apt-get; then
     wish redis-server have_daemon redis-server
     wish memcached have_daemon memcached
     wish libmariadb-dev have mariadb_config
+    wish golang-go have go
+    wish libjemalloc2 compgen -G '/usr/lib/*/libjemalloc.so.2'
 fi
 if [ ${#wished[@]} -gt 0 ]; then
     if [ -n "$all" ] && [ "$(id -u)" = 0 ]; then
         missing+=("${wished[@]}")
     else
-        echo "setup: the tests of database and cache clients need packages that are not installed, and are skipped without:" >&2
+        echo "setup: some tests (clients of servers, other runtimes) need packages that are not installed, and are skipped without:" >&2
         echo "    ${wished[*]}" >&2
     fi
 fi

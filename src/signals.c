@@ -17,19 +17,57 @@ static _Atomic bool installed;
 static _Atomic bool cannot_mark; /* a sandbox refuses the call that a mark needs */
 static pthread_mutex_t install_lock = PTHREAD_MUTEX_INITIALIZER;
 
-/* What the program believes the disposition to be. A spin lock, as sigaction() may be called in a handler; the one in
- * our own handler only tries. */
-static atomic_flag program_lock = ATOMIC_FLAG_INIT;
-static struct sigaction program_action;
+/* What the program believes the disposition to be. Our handler reads it without a lock, and never in vain: a signal
+ * that it did not hand on would be lost to the program (Go waits for each of its own). There are two copies, the one
+ * that `program_turn` says is whole while the other is written; who reads looks again when the turn has changed
+ * meanwhile. */
+#define WORDS (sizeof(struct sigaction) / sizeof(uint64_t))
+_Static_assert(sizeof(struct sigaction) % sizeof(uint64_t) == 0, "copied in words");
+static _Atomic uint64_t program_action[2][WORDS];
+static _Atomic unsigned program_turn;
+static atomic_flag program_lock = ATOMIC_FLAG_INIT; /* of those that write; a spin lock, as a handler may be one */
+static _Atomic pid_t owner; /* whose disposition it is: a child of vfork shares only our memory */
 
 static void handler(int sig, siginfo_t *info, void *context);
 
-static void lock_program(void) {
+/* Without signals, whose handlers may want it too. By system call: libc would let through the one that the monitor
+ * waits for. */
+static void lock_program(uint64_t *before) {
+    const uint64_t all = ~UINT64_C(0);
+    syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, before, sizeof all);
     while (atomic_flag_test_and_set_explicit(&program_lock, memory_order_acquire)) {
     }
 }
 
-static void unlock_program(void) { atomic_flag_clear_explicit(&program_lock, memory_order_release); }
+static void unlock_program(const uint64_t *before) {
+    atomic_flag_clear_explicit(&program_lock, memory_order_release);
+    syscall(SYS_rt_sigprocmask, SIG_SETMASK, before, NULL, sizeof *before);
+}
+
+static struct sigaction get_program(void) {
+    uint64_t words[WORDS] = {0};
+    unsigned turn;
+    do {
+        turn = atomic_load_explicit(&program_turn, memory_order_acquire);
+        for (size_t i = 0; i < WORDS; i++) { /* acquire: a word of a later turn brings that turn along */
+            words[i] = atomic_load_explicit(&program_action[turn % 2][i], memory_order_acquire);
+        }
+    } while (turn != atomic_load_explicit(&program_turn, memory_order_relaxed));
+    struct sigaction action;
+    memcpy(&action, words, sizeof action);
+    return action;
+}
+
+/* The lock is held. */
+static void set_program(const struct sigaction *action) {
+    uint64_t words[WORDS];
+    unsigned turn = atomic_load_explicit(&program_turn, memory_order_relaxed) + 1;
+    memcpy(words, action, sizeof words);
+    for (size_t i = 0; i < WORDS; i++) {
+        atomic_store_explicit(&program_action[turn % 2][i], words[i], memory_order_release);
+    }
+    atomic_store_explicit(&program_turn, turn, memory_order_release);
+}
 
 /* The signal that INTERRUPTIBLE_SIGNAL names, by number or by name; 0: none that can be used. */
 static int wished(const char *wish) {
@@ -70,16 +108,21 @@ int itr_signal_number(void) {
 static bool take_over(int sig) {
     struct sigaction ours;
     struct sigaction before;
+    uint64_t mask;
     memset(&ours, 0, sizeof ours);
     ours.sa_sigaction = handler;
     ours.sa_flags = SA_SIGINFO | SA_ONSTACK; /* no SA_RESTART: ending the call is the point */
     sigemptyset(&ours.sa_mask);
-    if (itr_real.sigaction(sig, &ours, &before) != 0) {
+    if (itr_real.sigaction(sig, NULL, &before) != 0) {
         return false;
     }
-    lock_program();
-    program_action = before;
-    unlock_program();
+    lock_program(&mask);
+    set_program(&before); /* first, so that none that comes at once is lost */
+    if (itr_real.sigaction(sig, &ours, &before) == 0) {
+        set_program(&before);
+    }
+    unlock_program(&mask);
+    atomic_store_explicit(&owner, getpid(), memory_order_relaxed);
     return true;
 }
 
@@ -119,14 +162,11 @@ static void handler(int sig, siginfo_t *info, void *context) {
         errno = saved;
         return;
     }
-    if (!atomic_flag_test_and_set_explicit(&program_lock, memory_order_acquire)) {
-        struct sigaction action = program_action;
-        unlock_program();
-        if ((action.sa_flags & SA_SIGINFO) != 0) {
-            action.sa_sigaction(sig, info, context);
-        } else if (action.sa_handler != SIG_DFL && action.sa_handler != SIG_IGN) {
-            action.sa_handler(sig);
-        }
+    struct sigaction action = get_program();
+    if ((action.sa_flags & SA_SIGINFO) != 0) {
+        action.sa_sigaction(sig, info, context);
+    } else if (action.sa_handler != SIG_DFL && action.sa_handler != SIG_IGN) {
+        action.sa_handler(sig);
     }
     errno = saved;
 }
@@ -213,7 +253,8 @@ void itr_signals_doctor(struct itr_slot *slot, uint32_t tries) {
 void itr_signals_after_fork(void) {
     /* Whoever held these in the parent does not exist in the child. */
     pthread_mutex_init(&install_lock, NULL);
-    unlock_program();
+    atomic_flag_clear_explicit(&program_lock, memory_order_release);
+    atomic_store_explicit(&owner, getpid(), memory_order_relaxed);
 }
 
 void itr_signals_strip(sigset_t *set) {
@@ -229,16 +270,31 @@ static bool is_ours(int sig) {
     return atomic_load_explicit(&installed, memory_order_acquire) && sig == itr_signal_number();
 }
 
+/* What a child of vfork sets is its own, and not the program's: subprocess resets all handlers there. */
+static bool in_vfork_child(void) { return atomic_load_explicit(&owner, memory_order_relaxed) != getpid(); }
+
+static int vfork_sigaction(int sig, const struct sigaction *act, struct sigaction *old) {
+    int result = itr_real.sigaction(sig, act, old);
+    if (result == 0 && old != NULL && (old->sa_flags & SA_SIGINFO) != 0 && old->sa_sigaction == handler) {
+        *old = get_program();
+    }
+    return result;
+}
+
 int itr_call_sigaction(int sig, const struct sigaction *act, struct sigaction *old) {
     if (!is_ours(sig)) {
         return itr_real.sigaction(sig, act, old);
     }
-    lock_program();
-    struct sigaction before = program_action;
-    if (act != NULL) {
-        program_action = *act;
+    if (in_vfork_child()) {
+        return vfork_sigaction(sig, act, old);
     }
-    unlock_program();
+    uint64_t mask;
+    lock_program(&mask);
+    struct sigaction before = get_program();
+    if (act != NULL) {
+        set_program(act);
+    }
+    unlock_program(&mask);
     if (old != NULL) {
         *old = before;
     }
@@ -260,16 +316,19 @@ sighandler_t itr_call_signal(int sig, sighandler_t function) {
 }
 
 int itr_call_siginterrupt(int sig, int flag) {
-    if (!is_ours(sig)) {
+    if (!is_ours(sig) || in_vfork_child()) {
         return itr_real.siginterrupt(sig, flag);
     }
-    lock_program();
+    uint64_t mask;
+    lock_program(&mask);
+    struct sigaction action = get_program();
     if (flag != 0) {
-        program_action.sa_flags &= ~SA_RESTART;
+        action.sa_flags &= ~SA_RESTART;
     } else {
-        program_action.sa_flags |= SA_RESTART;
+        action.sa_flags |= SA_RESTART;
     }
-    unlock_program();
+    set_program(&action);
+    unlock_program(&mask);
     return 0;
 }
 

@@ -226,6 +226,13 @@ static void *inject(void *unused) {
     return NULL;
 }
 
+bool itr_async_is_injector(unsigned long ident) {
+    pthread_mutex_lock(&lock);
+    bool answer = running && pthread_equal(injector, (pthread_t)ident) != 0;
+    pthread_mutex_unlock(&lock);
+    return answer;
+}
+
 int64_t itr_async_on_running(struct itr_slot *slot, itr_ref ref, uint32_t tries) {
     (void)slot;
     if (atomic_load_explicit(&stopped, memory_order_relaxed) != 0) {

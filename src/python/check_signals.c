@@ -37,7 +37,8 @@ static int check_signals(void) {
         return result;
     }
     struct itr_thread *t = itr_thread_attached();
-    if (t == NULL || !(itr_thread_pending(t) || t->armed != NULL) || PyErr_Occurred() != NULL || !has_nothing(t)) {
+    if (t == NULL || !(itr_thread_pending(t) || t->armed != NULL) || PyErr_Occurred() != NULL ||
+        !itr_in_main_interpreter() || !has_nothing(t)) {
         return 0;
     }
     t->asked_frame = NULL;

@@ -104,12 +104,24 @@ static int load_api(void) {
 /* ---- interrupts
  * ------------------------------------------------------------------------------------------------------------------ */
 
+/* What the module keeps is one interpreter's, and must not be another's, which may end before it. */
+static bool refuse_other_interpreter(void) {
+    if (itr_in_main_interpreter()) {
+        return false;
+    }
+    PyErr_SetString(PyExc_ImportError, "interruptible_threading works in the main interpreter only");
+    return true;
+}
+
 static PyObject *core_setup(PyObject *self, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"opmap", "default_exc", "protected", "stdlib", NULL};
     PyObject *opmap, *default_exc, *protected_list, *stdlib;
     (void)self;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$O!OO!U:setup", names, &PyDict_Type, &opmap, &default_exc,
                                      &PyList_Type, &protected_list, &stdlib)) {
+        return NULL;
+    }
+    if (refuse_other_interpreter()) { /* up to 3.11 the module is copied into it */
         return NULL;
     }
     if (itr_inject_setup(opmap, protected_list, stdlib) != 0 || itr_async_setup() != 0) {
@@ -607,8 +619,8 @@ static struct PyModuleDef definition = {
 };
 
 PyMODINIT_FUNC PyInit__core(void) {
-    if (load_api() != 0 || PyType_Ready(&itr_record_type) != 0 || PyType_Ready(&itr_handle_type) != 0 ||
-        PyType_Ready(&itr_runner_type) != 0) {
+    if (refuse_other_interpreter() || load_api() != 0 || PyType_Ready(&itr_record_type) != 0 ||
+        PyType_Ready(&itr_handle_type) != 0 || PyType_Ready(&itr_runner_type) != 0) {
         return NULL;
     }
     PyObject *module = PyModule_Create(&definition);

@@ -90,6 +90,7 @@ extern PyTypeObject itr_handle_type;
 extern PyTypeObject itr_runner_type;
 extern PyObject *itr_default_exception;
 
+bool itr_in_main_interpreter(void);
 /* The calling thread's record keeper; NULL for the main thread and for other interpreters' threads. Attaches. */
 struct itr_thread *itr_thread_current(void);
 /* Same, but never attaches. */
@@ -188,6 +189,8 @@ void itr_async_stop(void);
 /* At the end of the main thread's program: ask nothing more, and have nothing of ours in the interpreter's queue; gives
  * the GIL up while it waits. -1: somebody else's pending call raised. */
 int itr_async_drain(void);
+/* Up to 3.12 a thread of ours has a thread state, and is nobody's to interrupt. */
+bool itr_async_is_injector(unsigned long ident);
 /* The thread that drained interrupts somebody, in an atexit function: ask again. */
 void itr_async_resume(void);
 

@@ -288,6 +288,10 @@ static bool wraps_descriptor(const struct itr_call *c) {
 }
 
 PyObject *itr_dispatch(const struct itr_call *c) {
+    if (!itr_in_main_interpreter()) {
+        /* The wrappers are in functions that all interpreters share; ours are objects of the main one. */
+        return itr_call_original(c);
+    }
     if (c->row->kind == ITR_KIND_START) {
         return start(c);
     }

@@ -148,6 +148,11 @@ void itr_async_before_fork(void) {}
 void itr_async_after_fork(void) {}
 void itr_async_stop(void) { atomic_store_explicit(&stopped, 1, memory_order_seq_cst); }
 
+bool itr_async_is_injector(unsigned long ident) {
+    (void)ident;
+    return false;
+}
+
 /* CPython 3.13 and later run what is in the queue before the atexit functions, in a loop that does not let the GIL go.
  * When another thread is about to run these calls, and waits for the GIL to do so, that loop never ends. So nothing of
  * ours is in the queue when the loop is reached. */

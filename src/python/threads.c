@@ -92,7 +92,12 @@ static bool attach_main(void) {
     return wanted == 1;
 }
 
+bool itr_in_main_interpreter(void) { return PyInterpreterState_Get() == PyInterpreterState_Main(); }
+
 struct itr_thread *itr_thread_current(void) {
+    if (!itr_in_main_interpreter()) {
+        return NULL; /* also a thread that is attached, and runs another interpreter for a while */
+    }
     struct itr_slot *slot = itr_api->self();
     if (slot != NULL) {
         struct itr_thread *t = atomic_load_explicit(&slot->user, memory_order_relaxed);
@@ -109,9 +114,6 @@ struct itr_thread *itr_thread_current(void) {
         return NULL;
     }
     PyThreadState *tstate = PyThreadState_Get();
-    if (PyThreadState_GetInterpreter(tstate) != PyInterpreterState_Main()) {
-        return NULL;
-    }
     slot = itr_api->attach_self();
     if (slot == NULL) {
         return NULL; /* no memory: the thread goes on, uninterruptible */
@@ -133,7 +135,8 @@ PyThreadState *itr_tstate_of(unsigned long ident) {
     while (tstate != NULL && tstate->thread_id != ident) {
         tstate = PyThreadState_Next(tstate);
     }
-    return tstate;
+    /* It has a thread state while it works, and may have been given the ident of one that ended. */
+    return tstate != NULL && itr_async_is_injector(ident) ? NULL : tstate;
 }
 
 struct itr_thread *itr_thread_find(unsigned long ident) {

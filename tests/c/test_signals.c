@@ -110,6 +110,36 @@ static int handlers(void *arg) {
     return 0;
 }
 
+/* Our handler hands on each of those that come to several threads at once. */
+enum { RAISERS = 4 };
+
+static void *raises(void *arg) {
+    unsigned rounds = *(unsigned *)arg;
+    for (unsigned i = 0; i < rounds; i++) {
+        raise(SIGURG);
+    }
+    return NULL;
+}
+
+static int at_once(void *arg) {
+    struct worker w;
+    pthread_t threads[RAISERS];
+    unsigned rounds = stress_count(200000);
+    (void)arg;
+    count_signal(SIGURG, 0);
+    worker_start(&w, true);
+    for (int i = 0; i < RAISERS; i++) {
+        EXPECT(pthread_create(&threads[i], NULL, raises, &rounds) == 0);
+    }
+    for (int i = 0; i < RAISERS; i++) {
+        EXPECT(pthread_join(threads[i], NULL) == 0);
+    }
+    EXPECT(signals_seen == (int)(rounds * RAISERS));
+    EXPECT(breaks(&w) == 0);
+    worker_stop(&w);
+    return 0;
+}
+
 /* ---- the program's mask ------------------------------------------------------------------------------------------ */
 
 static int in_set(int sig, int how, const sigset_t *set) {
@@ -335,6 +365,7 @@ static int taken_and_blocked(void *arg) {
 }
 
 static void program_handlers(void **state) { (void)state, in_child(handlers, NULL); }
+static void program_handlers_at_once(void **state) { (void)state, in_child(at_once, NULL); }
 static void program_masks(void **state) { (void)state, in_child(blocked, NULL); }
 static void sigwait_on_a_full_set(void **state) { (void)state, in_child(full_set, NULL); }
 static void restarting_signals(void **state) { (void)state, in_child(storm, NULL); }
@@ -343,9 +374,13 @@ static void another_runtime_and_blocked(void **state) { (void)state, in_child(ta
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(program_handlers),      cmocka_unit_test(program_masks),
-        cmocka_unit_test(sigwait_on_a_full_set), cmocka_unit_test(restarting_signals),
-        cmocka_unit_test(another_runtime),       cmocka_unit_test(another_runtime_and_blocked),
+        cmocka_unit_test(program_handlers),
+        cmocka_unit_test(program_handlers_at_once),
+        cmocka_unit_test(program_masks),
+        cmocka_unit_test(sigwait_on_a_full_set),
+        cmocka_unit_test(restarting_signals),
+        cmocka_unit_test(another_runtime),
+        cmocka_unit_test(another_runtime_and_blocked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +220,21 @@ def test_users_sitecustomize_runs(script: Any, tmp_path: Path) -> None:
     own = str(site / "sitecustomize.py")
     environ = clean_environment(PYTHONPATH=os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")]))
     assert output(launch("run", path, env=environ)) == f"{[own, True]} {own}\n"
+
+
+def test_subinterpreters_start_as_ever(script: Any) -> None:
+    """They take no part, and nobody is told of it."""
+    path = script("""
+try: import _interpreters as interpreters
+except ImportError: import _xxsubinterpreters as interpreters
+number = interpreters.create()
+failed = interpreters.run_string(number, "import os, time; time.sleep(0.001); os.write(1, b'inside\\\\n')")
+interpreters.destroy(number)
+print(failed)
+""")
+    if not any(map(find_spec, ["_interpreters", "_xxsubinterpreters"])):
+        pytest.skip("no module that makes interpreters")
+    assert output(launch("run", path)) == "inside\nNone\n"
 
 
 def test_failing_sitecustomize_is_reported_as_ever(script: Any, tmp_path: Path) -> None:

@@ -36,7 +36,16 @@ if os.environ.get("INTERRUPTIBLE_DISABLE", "0") in ("", "0") and sys.version_inf
         except Exception:
             for _loaded in [key for key in sys.modules if key == _name or key.startswith(_name + ".")]:
                 del sys.modules[_loaded]
-            sys.stderr.write("interruptible: the patches are not installed: %s\n" % (sys.exc_info()[1],))
+            _error = sys.exc_info()[1]
+            # A subinterpreter has a start of its own, and takes no part: the program need not hear of it.
+            _others = None
+            for _other in ["_interpreters", "_xxsubinterpreters"]:
+                try:
+                    _others = _others or __import__(_other)
+                except ImportError:
+                    continue
+            if _others is None or _others.get_current() == _others.get_main():
+                sys.stderr.write("interruptible: the patches are not installed: %s\n" % (_error,))
 
 # Importing it under the name that is being imported right now: the import system returns what is left under the name.
 _ourselves = sys.modules.pop("sitecustomize", None)
