@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import sys
 import threading
 import time
+import weakref
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -28,13 +30,19 @@ def refuse(event, args):
     if event == "sys.settrace": raise RuntimeError
 sys.addaudithook(refuse)
 import interruptible_threading as it
+from interruptible_threading import _core
 it.install_patches()
 caught, stop, expected, random = [], [], [], random.Random(1)
 def run():
+    _core.mask(2)  # what comes between two rounds would come out of the thread
     while not stop:
         try:
+            _core.unmask(2)
             while not stop: pass
-        except it.ThreadInterrupted as error: caught.append(error.interrupt_id)
+            _core.mask(2)
+        except it.ThreadInterrupted as error:
+            _core.mask(2)
+            caught.append(error.interrupt_id)
 thread = threading.Thread(target=run)
 thread.start()
 for _ in range(100):
@@ -216,6 +224,32 @@ def test_explain_names_the_peer(tmp_path: Path, quiet: None) -> None:
         lock.release()
         for worker, handle in asked[1:]:
             assert_interrupted(worker, handle)
+
+
+def test_a_handle_keeps_no_frames_alive(quiet: None) -> None:
+    """The exception knows the variables of everything it came through."""
+
+    class Local:
+        pass
+
+    seen: list[weakref.ref[Local]] = []
+
+    def call() -> None:
+        local = Local()
+        seen.append(weakref.ref(local))
+        try:
+            time.sleep(LONG)
+        except ThreadInterrupted:
+            pass
+
+    worker = Worker(call)
+    parked(worker)
+    handle = interrupt(worker)
+    worker.finish(handle)
+    wait_until(lambda: not worker.is_alive(), "it ends")
+    gc.collect()
+    assert seen[0]() is None
+    assert handle.state == "delivered"
 
 
 ENDS_UNTOLD = """

@@ -143,6 +143,38 @@ def test_what_comes_out_of_a_raw_thread_is_reported_as_ever() -> None:
     assert run_script(RAW_THREAD, "with") == run_script(RAW_THREAD)
 
 
+SECOND_LIFE = """
+import threading, time
+import interruptible_threading as it
+from interruptible_threading import _core
+it.install_patches()
+class Slow:
+    def __del__(self): time.sleep(3000)
+caught = []
+def body():
+    try:
+        raise ValueError
+    except ValueError:
+        Slow()
+    try:
+        time.sleep(3000)
+    except it.ThreadInterrupted as error:
+        caught.append(error)
+for exc in (it.ThreadInterrupted(), None):
+    thread = threading.Thread(target=body)
+    thread.start()
+    while not (_core.park_info(thread.ident) or {}).get("parked"): time.sleep(0.0002)
+    it.interrupt(thread, exc)
+    thread.join()
+    print(caught[-1] is exc, caught[-1].__context__, caught[-1].__traceback__.tb_next)
+"""
+
+
+def test_recorded_again_has_no_past() -> None:
+    """What was handled in the finalizer it came out of first is no context of it."""
+    assert run_script(SECOND_LIFE) == "True None None\nFalse None None\n"
+
+
 CALLBACK = """
 import gc, sys, threading, time, weakref
 from multiprocessing.util import Finalize
