@@ -44,7 +44,8 @@ typedef struct {
     itr_ref target;
     int holders;       /* handles that have not cancelled */
     PyObject *waiters; /* list of held locks, one per wait() */
-    PyObject *thread;  /* the unstarted Thread it waits for, or NULL */
+    PyObject *thread;  /* a weak reference to the unstarted Thread it waits for, or NULL */
+    PyObject *key;     /* ... and that one's place in the table */
 } itr_record;
 
 #define ITR_REMEMBERED 8

@@ -6,7 +6,7 @@
 
 PyObject *itr_default_exception;
 static unsigned long long next_id = 1;
-static PyObject *prestart_records; /* {id(thread): [records]}; a record holds its thread */
+static PyObject *prestart_records; /* {id(thread): [records]}; prestart_gone() keeps it clean */
 static PyObject *begun;            /* {id(thread): ident}: its runner is at work, though threading may not say so yet */
 
 /* ---- records
@@ -28,7 +28,7 @@ itr_record *itr_record_new(PyObject *exc, PyObject *reason) {
     r->target = 0;
     r->holders = 0;
     r->waiters = NULL;
-    r->thread = NULL;
+    r->thread = r->key = NULL;
     return r;
 }
 
@@ -39,6 +39,7 @@ static void record_dealloc(PyObject *self) {
     Py_XDECREF(r->instance);
     Py_XDECREF(r->waiters);
     Py_XDECREF(r->thread);
+    Py_XDECREF(r->key);
     PyObject_Free(self);
 }
 
@@ -266,6 +267,32 @@ static struct itr_thread *already_running(PyObject *key) {
     return ident == NULL ? NULL : itr_thread_find(PyLong_AsUnsignedLong(ident));
 }
 
+/* The thread died without having been started. Its address is not anybody else's before this has returned. */
+static PyObject *prestart_gone(PyObject *key, PyObject *ref) {
+    (void)ref;
+    PyObject *list = PyDict_GetItem(prestart_records, key);
+    if (list != NULL) {
+        Py_INCREF(list);
+        if (PyDict_DelItem(prestart_records, key) != 0) {
+            PyErr_Clear();
+        }
+        for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++) {
+            itr_record_resolve((itr_record *)PyList_GET_ITEM(list, i), ITR_STATE_DISCARDED);
+        }
+        Py_DECREF(list);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef prestart_gone_def = {"_gone", prestart_gone, METH_O, NULL};
+
+static int watch(itr_record *record, PyObject *thread) {
+    PyObject *callback = PyCFunction_New(&prestart_gone_def, record->key);
+    record->thread = callback == NULL ? NULL : PyWeakref_NewRef(thread, callback);
+    Py_XDECREF(callback);
+    return record->thread == NULL ? -1 : 0;
+}
+
 PyObject *itr_prestart(PyObject *thread, PyObject *exc, PyObject *reason) {
     if (prestart_records == NULL && (prestart_records = PyDict_New()) == NULL) {
         return NULL;
@@ -289,9 +316,8 @@ PyObject *itr_prestart(PyObject *thread, PyObject *exc, PyObject *reason) {
         itr_record *record = itr_record_new(exc, reason);
         PyObject *fresh = list == NULL ? PyList_New(0) : NULL;
         if (record != NULL && (list != NULL || (fresh != NULL && PyDict_SetItem(prestart_records, key, fresh) == 0))) {
-            Py_INCREF(thread); /* keeps the key's address from being reused; gone when it is resolved */
-            record->thread = thread;
-            if (PyList_Append(list != NULL ? list : fresh, (PyObject *)record) == 0) {
+            record->key = Py_NewRef(key);
+            if (watch(record, thread) == 0 && PyList_Append(list != NULL ? list : fresh, (PyObject *)record) == 0) {
                 handle = itr_handle_new(record);
             }
         }
@@ -333,7 +359,7 @@ int itr_prestart_pending(PyObject *thread) {
 }
 
 bool itr_prestart_remove(itr_record *record) {
-    PyObject *key = record->thread == NULL ? NULL : PyLong_FromVoidPtr(record->thread);
+    PyObject *key = record->thread == NULL ? NULL : Py_NewRef(record->key);
     PyObject *list = key == NULL || prestart_records == NULL ? NULL : PyDict_GetItem(prestart_records, key);
     for (Py_ssize_t i = 0; list != NULL && i < PyList_GET_SIZE(list); i++) {
         if (PyList_GET_ITEM(list, i) == (PyObject *)record) {

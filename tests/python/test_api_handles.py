@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from interruptible_threading import InterruptHandle, ThreadInterrupted, critical_section, deliver_on_blocking, interrupt
+from interruptible_threading import (
+    InterruptHandle,
+    InterruptibleThread,
+    ThreadInterrupted,
+    critical_section,
+    deliver_on_blocking,
+    interrupt,
+)
 from support import GUARD, LONG, POLL, READ, RECV, SEM, Scene, Worker, assert_interrupted, parked, run_script, wait_until
 
 
@@ -250,6 +257,17 @@ def test_a_handle_keeps_no_frames_alive(quiet: None) -> None:
     gc.collect()
     assert seen[0]() is None
     assert handle.state == "delivered"
+
+
+def test_a_thread_that_never_starts_is_not_kept(quiet: None) -> None:
+    """Its interrupt kept it alive for ever."""
+    thread = InterruptibleThread(target=print)
+    handle, another = interrupt(thread), interrupt(thread, KeyError)
+    alive = weakref.ref(thread)
+    del thread
+    gc.collect()
+    assert alive() is None
+    assert (handle.state, another.state, handle.wait()) == ("discarded", "discarded", True)
 
 
 ENDS_UNTOLD = """

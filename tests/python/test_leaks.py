@@ -1,0 +1,138 @@
+"""Threads, interrupts and installations leave nothing behind: not in memory, not in descriptors, not in threads.
+
+ITR_TEST_COUNT sets the rounds. What grows with them shows: twice as many may not take noticeably more.
+"""
+
+from __future__ import annotations
+
+import pytest
+from stress_support import count
+from support import run_script
+
+PRELUDE = """
+import ctypes, gc, os, sys, threading, time
+import interruptible_threading as it
+from interruptible_threading import _core, ThreadInterrupted
+it.install_patches()
+shim = ctypes.CDLL(it.status()["library"])
+shim.itr_interrupt.argtypes = [ctypes.c_ulong]
+
+def started(body):
+    thread = threading.Thread(target=body, daemon=True)
+    thread.start()
+    return thread
+
+def parked(thread):
+    while not (_core.park_info(thread.ident) or {}).get("parked"): time.sleep(0)
+
+def sleep_again_and_again():
+    while not stop:
+        try:
+            _core.unmask(2)
+            time.sleep(3000)
+        except ThreadInterrupted:
+            _core.mask(2)
+
+def run_again_and_again():
+    while not stop:
+        try:
+            _core.unmask(2)
+            while not stop: pass
+            _core.mask(2)
+        except ThreadInterrupted:
+            _core.mask(2)
+
+stop = []
+"""
+
+ACTIONS = {
+    "threads": """
+def body(): pass
+def action(rounds):
+    for _ in range(rounds): started(body).join()
+""",
+    "threads that are interrupted": """
+def body():
+    try: time.sleep(3000)
+    except ThreadInterrupted: pass
+def action(rounds):
+    for _ in range(rounds):
+        thread = started(body)
+        parked(thread)
+        it.interrupt(thread)
+        thread.join()
+""",
+    "interrupts of a parked thread": """
+def body():
+    _core.mask(2)
+    sleep_again_and_again()
+thread = started(body)
+def action(rounds):
+    for number in range(rounds): it.interrupt(thread, reason=str(number)).wait()
+""",
+    "interrupts of a running thread": """
+def body():
+    _core.mask(2)
+    run_again_and_again()
+thread = started(body)
+def action(rounds):
+    for _ in range(rounds // 4): it.interrupt(thread).wait()
+""",
+    "interrupts from C": """
+def body():
+    _core.mask(2)
+    sleep_again_and_again()
+thread = started(body)
+def action(rounds):
+    for _ in range(rounds):
+        assert shim.itr_interrupt(thread.ident) == 0
+        while it.is_interrupted(thread): time.sleep(0)
+""",
+    "what is taken back, and what never starts": """
+def body():
+    _core.mask(2)
+    time.sleep(3000)
+thread = started(body)
+def action(rounds):
+    for _ in range(rounds):
+        assert it.interrupt(thread).cancel()
+        it.interrupt(it.InterruptibleThread(target=body))
+""",
+    "installations": """
+it.uninstall_patches()
+def action(rounds):
+    for _ in range(max(rounds // 10, 10)):
+        it.install_patches()
+        it.uninstall_patches()
+""",
+}
+
+#: Sets and dictionaries whose items are hashed anew take a while to find their size.
+WARM_UP = {"installations": 4}
+
+MEASURE = """
+def numbers():
+    for _ in range(3): gc.collect()
+    threads = len(os.listdir("/proc/self/task")) - _core.status()["monitor"]
+    with open("/proc/self/statm") as file: pages = int(file.read().split()[1])
+    return sys.getallocatedblocks(), len(os.listdir("/proc/self/fd")), threads, pages
+
+rounds = int(sys.argv[1])
+action(int(sys.argv[2]) * rounds)  # whatever is made once
+before = numbers()
+action(2 * rounds)
+after = numbers()
+grown = [b - a for a, b in zip(before, after)]
+fine = all(much <= most for much, most in zip(grown, (50 + 3 * rounds // 20, 2, 1, 256)))
+print("fine" if fine else f"grown by blocks, descriptors, threads, pages: {grown}")
+"""
+
+
+@pytest.mark.parametrize("what", ACTIONS)
+def test_nothing_is_left(what: str) -> None:
+    assert run_script(PRELUDE + ACTIONS[what] + MEASURE, str(count(1000)), str(WARM_UP.get(what, 1))) == "fine\n"
+
+
+def test_growth_is_seen() -> None:
+    leaks = "kept = []\ndef action(rounds):\n    for number in range(rounds): kept.append([number])\n"
+    assert "grown by" in run_script(PRELUDE + leaks + MEASURE, str(count(1000)), "1")
