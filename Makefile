@@ -9,7 +9,7 @@ with_package = PYTHONPATH=build/default/py/$$($(python) cmake/describe_python.py
 
 c_files := $(wildcard include/*.h src/*.[ch] src/*/*.[ch] tests/c/*.[ch] tests/c/*/*.[ch] tests/python/native/*.c)
 
-races := $(wildcard tests/python/test_race*.py) $(addprefix tests/python/test_,storms.py coexist.py many.py)
+races := $(wildcard tests/python/test_race*.py) $(addprefix tests/python/test_,storms.py coexist.py many.py leaks.py)
 
 .PHONY: help setup build demo soak storm check check-cpython bench format lint docs clean
 

@@ -279,7 +279,8 @@ def lacks(module: Any, name: str) -> Any:
 def run_python(*argv: str, input: str | None = None, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run this interpreter with the library preloaded (it is inherited); hang guard included."""
     environ = {**os.environ, **(env or {})}
-    return subprocess.run([sys.executable, *argv], input=input, env=environ, capture_output=True, text=True, timeout=4 * GUARD)
+    patience = 4 * GUARD + 0.05 * int(os.environ.get("ITR_TEST_COUNT") or 0)
+    return subprocess.run([sys.executable, *argv], input=input, env=environ, capture_output=True, text=True, timeout=patience)
 
 
 def run_script(body: str, *argv: str, env: dict[str, str] | None = None) -> str:

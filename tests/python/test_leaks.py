@@ -101,7 +101,7 @@ def action(rounds):
     "installations": """
 it.uninstall_patches()
 def action(rounds):
-    for _ in range(max(rounds // 10, 10)):
+    for _ in range(rounds // 5):
         it.install_patches()
         it.uninstall_patches()
 """,
@@ -126,7 +126,7 @@ before = numbers()
 action(2 * rounds)
 after = numbers()
 grown = [b - a for a, b in zip(before, after)]
-fine = all(much <= most for much, most in zip(grown, (50 + 3 * rounds // 20, 2, 1, 256)))
+fine = all(much <= most for much, most in zip(grown, (50 + 3 * rounds // 10, 2, 1, 256)))
 print("fine" if fine else f"grown by blocks, descriptors, threads, pages: {grown}")
 """
 

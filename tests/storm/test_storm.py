@@ -26,7 +26,7 @@ from support import run_python
 from tls_work import Tls
 from work import KINDS, Work
 
-SECONDS = float(os.environ.get("ITR_STORM_SECONDS") or 8)
+SECONDS = float(os.environ.get("ITR_STORM_SECONDS") or 6)
 pytestmark = [
     pytest.mark.hang_guard(SECONDS + 300),
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
