@@ -199,7 +199,8 @@ def test_errors_of_calls_stay_their_own(call: Any) -> None:
 
 @pytest.mark.parametrize("timeout", ["1", [], -5, float("nan"), 1e30])
 def test_handle_wait(timeout: Any) -> None:
-    handle = interrupt(threading.Thread())
+    thread = threading.Thread()
+    handle = interrupt(thread)
     with pytest.raises((TypeError, ValueError, OverflowError)):
         handle.wait(timeout)
     assert handle.state == "pending"
