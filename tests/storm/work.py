@@ -16,6 +16,7 @@ import queue
 import random
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -199,7 +200,10 @@ class SimpleQueues(Tokens):
                 self.put.append(number)
             else:
                 try:
-                    self.got.append(self.queue.get(timeout=briefly(dice, endless)))
+                    if sys.version_info >= (3, 13):
+                        self.got.append(self.queue.get(timeout=briefly(dice, endless)))
+                    else:  # its time-out may be forgotten there, when another thread takes the item it was woken for
+                        self.got.append(self.queue.get(block=endless))
                 except queue.Empty:
                     pass
 
