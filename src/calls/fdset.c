@@ -1,32 +1,17 @@
 /* Waits on sets of descriptors. In an exact call the self-pipe is watched too: a written pipe stays readable, so no
  * wake-up is lost, and the broken call returns 0 with its sets cleared, as if it had timed out, which leaves sockets
- * and TLS sessions intact. An epoll set cannot be added to without changing the program's, so epoll is a signal park.
+ * and TLS sessions intact.
  */
 #include "calls/signal_park.h"
 
+#include "calls/fdset.h"
 #include "calls/remaining.h"
 #include "preload.h"
 #include "self_pipe.h"
-#include "signals.h"
 
-#include <limits.h>
 #include <string.h>
 
 #define STACK_FDS 127 /* more than that: a signal park, so that nothing is allocated */
-
-/* The program's temporary mask without our signal; NULL stays NULL. */
-static const sigset_t *without_ours(const sigset_t *mask, sigset_t *copy) {
-    if (mask == NULL) {
-        return NULL;
-    }
-    *copy = *mask;
-    itr_signals_strip(copy);
-    return copy;
-}
-
-static int in_ms(const struct timespec *t) {
-    return t->tv_sec > INT_MAX / 1000 - 1 ? INT_MAX : (int)(t->tv_sec * 1000 + (t->tv_nsec + 999999) / 1000000);
-}
 
 /* ---- poll
  * ------------------------------------------------------------------------------------------------------------------ */
@@ -329,111 +314,4 @@ int itr_call_pselect(int n, fd_set *r, fd_set *w, fd_set *e, const struct timesp
     struct select_call c = {
         .n = n, .sets = {r, w, e}, .timespec = timeout, .mask = without_ours(mask, &copy), .is_pselect = true};
     return park_select(&c, "pselect");
-}
-
-/* ---- epoll
- * ----------------------------------------------------------------------------------------------------------------- */
-
-struct epoll_call {
-    int fd;
-    struct epoll_event *events;
-    int max;
-    int timeout;                     /* epoll_wait, epoll_pwait: milliseconds */
-    const struct timespec *timespec; /* epoll_pwait2 */
-    const sigset_t *mask;
-    enum { EPOLL_WAIT, EPOLL_PWAIT, EPOLL_PWAIT2 } which;
-};
-
-static int real_epoll(const struct epoll_call *c, int ms, const struct timespec *left) {
-    switch (c->which) {
-    case EPOLL_WAIT:
-        return itr_real.epoll_wait(c->fd, c->events, c->max, ms);
-    case EPOLL_PWAIT:
-        return itr_real.epoll_pwait(c->fd, c->events, c->max, ms, c->mask);
-    default:
-        return itr_real.epoll_pwait2(c->fd, c->events, c->max, left, c->mask);
-    }
-}
-
-static int park_epoll(const struct epoll_call *c, const char *name) {
-    struct timespec timeout = {c->timeout / 1000, (long)(c->timeout % 1000) * 1000000};
-    const struct timespec *limit = c->which == EPOLL_PWAIT2 ? c->timespec : c->timeout >= 0 ? &timeout : NULL;
-    int ms = c->timeout;
-    struct itr_park p;
-    if ((limit != NULL && limit->tv_sec == 0 && limit->tv_nsec == 0) ||
-        !itr_park_begin(&p, ITR_PARK_SIGNAL, ITR_EPOLL, name, c->fd)) {
-        return real_epoll(c, ms, limit);
-    }
-    struct timespec deadline;
-    struct timespec left;
-    const struct timespec *wait = limit;
-    if (limit != NULL) {
-        itr_own_deadline(&deadline, limit);
-    }
-    for (;;) {
-        int result = -1;
-        bool again = false;
-        if (itr_park_enter(&p)) {
-            result = real_epoll(c, ms, wait);
-            again = itr_park_leave(&p, result == 0 || (result == -1 && errno == EINTR));
-        }
-        if (p.broken) {
-            if (p.empty || (p.expires && limit != NULL)) {
-                errno = p.saved_errno;
-                return 0;
-            }
-            errno = itr_break_errno(&p);
-            return -1;
-        }
-        if (!again || result == 0) { /* 0: its own time had come */
-            return result;
-        }
-        if (limit != NULL) {
-            if (!itr_remaining(&left, &deadline)) {
-                return 0;
-            }
-            wait = &left;
-            ms = in_ms(&left);
-        }
-    }
-}
-
-int itr_call_epoll_wait(int epfd, struct epoll_event *events, int max, int timeout) {
-    if (ITR_LIKELY(itr_self == NULL)) {
-        return itr_real.epoll_wait(epfd, events, max, timeout);
-    }
-    ITR_NOTE_CALLER();
-    struct epoll_call c = {.fd = epfd, .events = events, .max = max, .timeout = timeout, .which = EPOLL_WAIT};
-    return park_epoll(&c, "epoll_wait");
-}
-
-int itr_call_epoll_pwait(int epfd, struct epoll_event *events, int max, int timeout, const sigset_t *mask) {
-    if (ITR_LIKELY(itr_self == NULL)) {
-        return itr_real.epoll_pwait(epfd, events, max, timeout, mask);
-    }
-    ITR_NOTE_CALLER();
-    sigset_t copy;
-    struct epoll_call c = {.fd = epfd,
-                           .events = events,
-                           .max = max,
-                           .timeout = timeout,
-                           .mask = without_ours(mask, &copy),
-                           .which = EPOLL_PWAIT};
-    return park_epoll(&c, "epoll_pwait");
-}
-
-int itr_call_epoll_pwait2(int epfd, struct epoll_event *events, int max, const struct timespec *timeout,
-                          const sigset_t *mask) {
-    if (ITR_LIKELY(itr_self == NULL)) {
-        return itr_real.epoll_pwait2(epfd, events, max, timeout, mask);
-    }
-    ITR_NOTE_CALLER();
-    sigset_t copy;
-    struct epoll_call c = {.fd = epfd,
-                           .events = events,
-                           .max = max,
-                           .timespec = timeout,
-                           .mask = without_ours(mask, &copy),
-                           .which = EPOLL_PWAIT2};
-    return park_epoll(&c, "epoll_pwait2");
 }

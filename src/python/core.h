@@ -26,7 +26,17 @@ static inline PyObject *itr_newref(PyObject *object) {
  * while the target waits for the GIL fires in the very check it waits in (DESIGN 4.2, delivery_experiments 3 and 4). */
 #define ITR_BY_PENDING_CALL (PY_VERSION_HEX >= 0x030C0000)
 
+/* ---- the shim (shim.c), and the tables of methods
+ * ------------------------------------------------------------------------------------------------ */
+
 extern const struct itr_stub_api *itr_api;
+extern char *itr_library_path;
+/* 0, or -1 with an ImportError. */
+int itr_load_api(void);
+
+#define ITR_METHOD(name, flags, text)                                                                                  \
+    { #name, (PyCFunction)(void (*)(void))core_##name, flags, text }
+extern PyMethodDef itr_mask_methods[], itr_looking_methods[];
 
 /* ---- records (records.c)
  * ------------------------------------------------------------------------------------------------ */
@@ -156,8 +166,11 @@ enum itr_fit { ITR_FIT, ITR_UNFIT, ITR_UNFIT_CALL };
 enum itr_fit itr_fit_position(struct itr_thread *t, PyThreadState *tstate);
 /* Up to 3.11: the same for a trace event (the call of `frame`, or a line in it) of the calling thread. */
 bool itr_fit_event(struct itr_thread *t, PyFrameObject *frame, bool call);
-/* Is the interpreter laid out as the headers said? */
+/* Is the interpreter laid out as the headers said? (frames.c) */
 bool itr_inject_probe(void);
+/* Code of the modules that are not cut. */
+bool itr_is_protected(PyFrameObject *frame);
+int itr_may_raise_setup(void);
 /* The thread leaves an exact call: its caller's position still holds the result. */
 void itr_note_exact(struct itr_thread *t);
 const void *itr_frame_now(PyThreadState *tstate);

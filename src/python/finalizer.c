@@ -1,21 +1,5 @@
 /* Is this frame one of a finalizer? Nobody can catch what it raises: the interpreter hands it to sys.unraisablehook. */
-#include "core.h"
-
-#if PY_VERSION_HEX >= 0x030B0000 && PY_VERSION_HEX < 0x030C0000
-/* 3.11 has no PyFrame_GetVar(). The beginning of its frame object and of its frames; `code` tells whether it is so. */
-struct frame_3_11 {
-    PyObject *func, *globals, *builtins, *locals, *code;
-    void *frame_obj, *previous, *prev_instr;
-    int stacktop;
-    bool is_entry;
-    char owner;
-    PyObject *localsplus[1];
-};
-struct frame_object_3_11 {
-    PyObject_HEAD PyFrameObject *f_back;
-    struct frame_3_11 *f_frame;
-};
-#endif
+#include "frames.h"
 
 /* A local variable, arguments come first, as it is now; a new reference, or NULL. */
 static PyObject *local(PyFrameObject *frame, PyCodeObject *code, int at) {
@@ -24,8 +8,8 @@ static PyObject *local(PyFrameObject *frame, PyCodeObject *code, int at) {
     PyObject *found = frame->f_localsplus[at];
     Py_XINCREF(found);
 #elif PY_VERSION_HEX < 0x030C0000
-    const struct frame_3_11 *inner = ((const struct frame_object_3_11 *)(void *)frame)->f_frame;
-    PyObject *found = inner != NULL && inner->code == (PyObject *)code ? inner->localsplus[at] : NULL;
+    const struct frame_3_11 *raw = raw_of(frame); /* no PyFrame_GetVar() yet */
+    PyObject *found = raw != NULL && raw->code == code ? raw->localsplus[at] : NULL;
     Py_XINCREF(found);
 #else
     PyObject *names = PyCode_GetVarnames(code);
@@ -57,7 +41,7 @@ static bool is_dead_reference(PyObject *object) {
 }
 
 bool itr_is_finalizer(PyFrameObject *frame, PyCodeObject *code) {
-    if (PyUnicode_CompareWithASCIIString(code->co_name, "__del__") == 0) {
+    if (named(code, "__del__")) {
         return true;
     }
     bool found = false;

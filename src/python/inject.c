@@ -2,8 +2,8 @@
  *
  * Fit are back edges and function entries: nothing but loop iterators and arguments is on the value stack there. Behind
  * a call its result is on the stack, and an exception would lose it. */
-#include "core.h"
 #include "exception_table.h"
+#include "frames.h"
 
 #include <string.h>
 
@@ -19,8 +19,6 @@ static bool is_call[256];
 static PyObject *protected_globals; /* {id(dict): dict}: code that must not be cut */
 static PyObject *uninterruptible;   /* {code: None} */
 static char *stdlib_prefix;
-static PyObject *threading_globals;
-static PyObject *code_bootstrap;
 
 static int number(PyObject *opmap, const char *name) {
     PyObject *value = PyDict_GetItemString(opmap, name);
@@ -35,15 +33,6 @@ int itr_inject_protect(PyObject *globals) {
 }
 
 int itr_inject_uninterruptible(PyObject *code) { return PyDict_SetItem(uninterruptible, code, Py_None); }
-
-static PyObject *code_of_method(PyObject *module, const char *type, const char *name) {
-    PyObject *cls = PyObject_GetAttrString(module, type);
-    PyObject *function = cls == NULL ? NULL : PyObject_GetAttrString(cls, name);
-    PyObject *code = function == NULL ? NULL : PyObject_GetAttrString(function, "__code__");
-    Py_XDECREF(cls);
-    Py_XDECREF(function);
-    return code;
-}
 
 int itr_inject_setup(PyObject *opmap, PyObject *protected_list, PyObject *stdlib) {
     static const char *const edges[] = {"JUMP_BACKWARD", "POP_JUMP_BACKWARD_IF_TRUE", "POP_JUMP_BACKWARD_IF_FALSE",
@@ -91,15 +80,7 @@ int itr_inject_setup(PyObject *opmap, PyObject *protected_list, PyObject *stdlib
     if (protected_globals == NULL) {
         protected_globals = PyDict_New();
         uninterruptible = PyDict_New();
-        PyObject *threading = PyImport_ImportModule("threading");
-        if (protected_globals == NULL || uninterruptible == NULL || threading == NULL) {
-            return -1;
-        }
-        threading_globals = PyModule_GetDict(threading);
-        Py_INCREF(threading_globals);
-        code_bootstrap = code_of_method(threading, "Thread", "_bootstrap_inner");
-        Py_DECREF(threading);
-        if (code_bootstrap == NULL) {
+        if (protected_globals == NULL || uninterruptible == NULL || itr_may_raise_setup() != 0) {
             return -1;
         }
     }
@@ -119,79 +100,13 @@ int itr_inject_setup(PyObject *opmap, PyObject *protected_list, PyObject *stdlib
     return PyErr_Occurred() ? -1 : 0;
 }
 
-/* ---- frames
- * ------------------------------------------------------------------------------------------------------------------ */
-
-const void *itr_frame_now(PyThreadState *tstate) {
-#if PY_VERSION_HEX >= 0x030D0000
-    return tstate->current_frame;
-#elif PY_VERSION_HEX >= 0x030B0000
-    return tstate->cframe->current_frame;
-#else
-    return tstate->frame;
-#endif
-}
-
-#if PY_VERSION_HEX >= 0x030B0000
-static int lasti_of(PyFrameObject *frame) { return PyFrame_GetLasti(frame); }
-static PyObject *globals_of(PyFrameObject *frame) { return PyFrame_GetGlobals(frame); }
-#else
-static int lasti_of(PyFrameObject *frame) {
-#if PY_VERSION_HEX >= 0x030A0000
-    return frame->f_lasti < 0 ? -1 : frame->f_lasti * 2;
-#else
-    return frame->f_lasti;
-#endif
-}
-static PyObject *globals_of(PyFrameObject *frame) {
-    Py_INCREF(frame->f_globals);
-    return frame->f_globals;
-}
-#endif
-
-#if PY_VERSION_HEX >= 0x030B0000 && PY_VERSION_HEX < 0x030C0000
-/* 3.11's interpreter frame, as far as it is looked at; checked against PyFrame_GetLasti() in itr_inject_setup(). */
-struct frame_3_11 {
-    void *f_func, *f_globals, *f_builtins, *f_locals;
-    PyCodeObject *f_code;
-    void *frame_obj, *previous;
-    const void *prev_instr;
-};
-struct frame_object_3_11 {
-    PyObject_HEAD void *f_back;
-    const struct frame_3_11 *f_frame;
-};
-static const void *raw_of(PyFrameObject *frame) { return ((const struct frame_object_3_11 *)(void *)frame)->f_frame; }
-#else
-static const void *raw_of(PyFrameObject *frame) { return frame; }
-#endif
-
-bool itr_inject_probe(void) {
-#if PY_VERSION_HEX >= 0x030B0000 && PY_VERSION_HEX < 0x030C0000
-    PyFrameObject *frame = PyEval_GetFrame();
-    const struct frame_3_11 *raw = frame == NULL ? NULL : raw_of(frame);
-    PyCodeObject *code = frame == NULL ? NULL : PyFrame_GetCode(frame);
-    bool same = frame == NULL ||
-                (raw == itr_frame_now(PyThreadState_Get()) && raw->f_code == code &&
-                 (const char *)raw->prev_instr - (const char *)code->co_code_adaptive == PyFrame_GetLasti(frame));
-    Py_XDECREF(code);
-    return same;
-#else
-    return true;
-#endif
-}
-
-static bool is_protected(PyFrameObject *frame) {
+bool itr_is_protected(PyFrameObject *frame) {
     PyObject *globals = globals_of(frame);
     PyObject *key = PyLong_FromVoidPtr(globals);
     bool found = key != NULL && PyDict_GetItem(protected_globals, key) != NULL;
     Py_XDECREF(key);
     Py_DECREF(globals);
     return found;
-}
-
-static bool named(PyCodeObject *code, const char *name) {
-    return PyUnicode_CompareWithASCIIString(code->co_name, name) == 0;
 }
 
 /* Standard library code that is not one of the protected modules: whose callee it is decides. */
@@ -214,7 +129,7 @@ static bool stack_may_be_cut(PyFrameObject *frame, bool *result_pending, struct 
     while (frame != NULL && ok) {
         PyCodeObject *code = PyFrame_GetCode(frame);
         if (above_user) {
-            if (is_protected(frame)) {
+            if (itr_is_protected(frame)) {
                 ok = false;
             } else if (!is_library(code)) {
                 above_user = false;
@@ -424,83 +339,11 @@ void itr_note_exact(struct itr_thread *t) {
 #if PY_VERSION_HEX >= 0x030B0000
     const struct frame_3_11 *raw = t->noted_frame;
     t->noted_lasti =
-        raw == NULL ? -1 : (int)((const char *)raw->prev_instr - (const char *)raw->f_code->co_code_adaptive);
+        raw == NULL ? -1 : (int)((const char *)raw->prev_instr - (const char *)raw->code->co_code_adaptive);
 #else
     t->noted_lasti = t->tstate->frame == NULL ? -1 : lasti_of(t->tstate->frame);
 #endif
 #else
     (void)t; /* from 3.12 nothing is ever injected behind a call */
 #endif
-}
-
-/* ---- exact calls: where they must not raise
- * ---------------------------------------------------------------------------------- */
-
-/* Calls in the library's own code that it cannot do without, by the function that makes them:
- * - _acquire_restore: Condition; the enclosing `with` releases the lock whatever happens.
- * - _execute_child: Popen() asks its new child whether it could exec; nobody would know of the child.
- * - what gives back or tells others: a permit that Semaphore.__exit__ did not give back is lost for ever, a queue whose
- *   task_done() was broken can never be joined. Their mutexes are held for a moment only. */
-static bool must_finish(PyFrameObject *frame, PyCodeObject *code) {
-    static const char *const names[] = {"_acquire_restore", "_execute_child", "release", "task_done", "set",
-                                        "set_result",       "set_exception"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        if (named(code, names[i])) {
-            return is_protected(frame);
-        }
-    }
-    return false;
-}
-
-bool itr_must_finish_here(void) {
-    PyFrameObject *frame = PyThreadState_GetFrame(PyThreadState_Get());
-    bool found = false;
-    bool top = true;
-    while (frame != NULL && top) {
-        PyCodeObject *code = PyFrame_GetCode(frame);
-        found = must_finish(frame, code);
-        top = !found && named(code, "__enter__") && is_protected(frame); /* Condition's, around its lock's */
-        Py_DECREF(code);
-        PyFrameObject *back = PyFrame_GetBack(frame);
-        Py_DECREF(frame);
-        frame = back;
-    }
-    Py_XDECREF(frame);
-    return found;
-}
-
-bool itr_may_raise_here(bool broken) {
-    if (itr_must_finish_here()) {
-        return false;
-    }
-    PyFrameObject *frame = PyThreadState_GetFrame(PyThreadState_Get());
-    PyFrameObject *above = NULL; /* the frame that `frame` called */
-    bool ok = true;
-    while (frame != NULL && ok) {
-        PyCodeObject *code = PyFrame_GetCode(frame);
-        if (itr_is_finalizer(frame, code)) {
-            /* Nobody can catch it there, and Popen's loses sight of a child. But a finalizer that waits is woken, and
-             * the interrupt is recorded again. */
-            ok = broken;
-        } else if ((PyObject *)code == code_bootstrap) {
-            /* threading's own bookkeeping around run(): nobody could catch it, and the thread would not be accounted
-             * for. */
-            if (above == NULL) {
-                ok = false;
-            } else {
-                PyObject *globals = globals_of(above);
-                PyCodeObject *above_code = PyFrame_GetCode(above);
-                ok = globals != threading_globals || named(above_code, "run");
-                Py_DECREF(above_code);
-                Py_DECREF(globals);
-            }
-        }
-        Py_DECREF(code);
-        Py_XDECREF(above);
-        above = frame;
-        frame = PyFrame_GetBack(frame);
-    }
-    Py_XDECREF(above);
-    Py_XDECREF(frame);
-    return ok;
 }
