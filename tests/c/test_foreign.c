@@ -98,11 +98,8 @@ static void makes_empty(void) {
     assert_int_equal(read(ends[0], &c, 1), 1);
 }
 
-static void unknown_library_is_told_once(void **state) {
-    (void)state;
-    struct job job = {.library = &unknown};
-    worker_give(&worker, poll_retrying, &job);
-    await_parked(worker.thread, "poll");
+/* Interrupts the worker, which is parked, and waits until it has been told. */
+static void interrupt_and_await_told(void) {
     uint64_t before = parks();
     assert_int_equal(itr_interrupt(worker.thread), ITR_OK);
     int64_t since = now_ns();
@@ -110,6 +107,15 @@ static void unknown_library_is_told_once(void **state) {
         breathe();
         check_patience(since, "it was not told");
     }
+}
+
+static void unknown_library_is_told_once(void **state) {
+    (void)state;
+    struct job job = {.library = &unknown};
+    worker_give(&worker, poll_retrying, &job);
+    await_parked(worker.thread, "poll");
+    uint64_t before = parks();
+    interrupt_and_await_told();
     await_parked(worker.thread, "poll"); /* again, and undisturbed, though it is still pending */
     assert_int_equal(itr_pending(worker.thread), 1);
     assert_int_equal(parks(), before + 1);
@@ -175,13 +181,7 @@ static void timed_polls_expire(void **state) {
     struct job endless = {.library = &polls};
     worker_give(&worker, poll_retrying, &endless);
     await_parked(worker.thread, "poll");
-    uint64_t before = parks();
-    assert_int_equal(itr_interrupt(worker.thread), ITR_OK);
-    int64_t since = now_ns();
-    while (parks() == before) {
-        breathe();
-        check_patience(since, "it was not told");
-    }
+    interrupt_and_await_told();
     makes_readable();
     worker_wait(&worker);
     makes_empty();

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import random
-import shlex
 import subprocess
 import tempfile
 import threading
@@ -14,8 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Optional
 
-import pytest
 from interruptible_threading import status
+from support import c_compiler
 
 #: Where CMake has built it.
 BUILT = os.environ.get("ITR_TEST_NATIVE")
@@ -46,11 +45,7 @@ def _build() -> str:
     global _folder
     _folder = tempfile.TemporaryDirectory()
     path = os.path.join(_folder.name, "libstorm.so")
-    compiler = shlex.split(os.environ.get("CC") or "cc")
-    try:
-        subprocess.run([*compiler, "-O1", "-g", "-fPIC", "-shared", "-pthread", "-o", path, str(SOURCE)], check=True)
-    except FileNotFoundError:
-        pytest.skip(f"no C compiler: {compiler[0]}")
+    subprocess.run([*c_compiler(), "-O1", "-g", "-fPIC", "-shared", "-pthread", "-o", path, str(SOURCE)], check=True)
     return path
 
 

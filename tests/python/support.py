@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -11,7 +12,7 @@ import tempfile
 import threading
 import time
 from contextlib import ExitStack, suppress
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple, NoReturn, Optional
 
 import pytest
 from interruptible_threading import ThreadInterrupted, _core, interrupt, is_interrupted
@@ -274,6 +275,21 @@ class Cases:
 def lacks(module: Any, name: str) -> Any:
     """A mark for calls that this interpreter does not have."""
     return pytest.mark.skipif(not hasattr(module, name), reason=f"no {module.__name__}.{name} here")
+
+
+def absent(what: str) -> NoReturn:
+    """Skip the test; or fail it, where everything has to be there."""
+    if os.environ.get("ITR_REQUIRE_SERVERS") == "1":
+        pytest.fail(f"{what}, and ITR_REQUIRE_SERVERS=1 asks for it", pytrace=False)
+    pytest.skip(what)
+
+
+def c_compiler() -> list[str]:
+    """The command of a C compiler, as ``CC`` or the system has it."""
+    command = shlex.split(os.environ.get("CC") or "cc")
+    if shutil.which(command[0]) is None:
+        absent(f"no C compiler: {command[0]} is not installed")
+    return command
 
 
 def run_python(*argv: str, input: str | None = None, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:

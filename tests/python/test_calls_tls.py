@@ -12,6 +12,7 @@ from typing import Any, Callable
 
 import pytest
 from support import LONG, POLL, READ, RECV, SEND, Scene, Worker, broken, drain, in_thread, parked
+from web_server import client_context, server_context
 
 WAITS = (*READ, *RECV, *SEND, "write", *POLL)
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
@@ -21,12 +22,7 @@ class Peers:
     """The two ends of a TLS session over a socket pair; the handshake is done on demand."""
 
     def __init__(self, scene: ExitStack, certificate: tuple[Path, Path], version: ssl.TLSVersion, timeout: float | None) -> None:
-        key, cert = certificate
-        for_server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        for_server.load_cert_chain(cert, key)
-        for_client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        for_client.check_hostname = False
-        for_client.load_verify_locations(cert)
+        for_server, for_client = server_context(certificate), client_context(certificate)
         for context in (for_server, for_client):
             context.minimum_version = context.maximum_version = version
         a, b = socket.socketpair()

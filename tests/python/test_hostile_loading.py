@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 from hostile_support import survives
+from support import c_compiler
 
 SOURCE = """
 #include <errno.h>
@@ -24,9 +22,7 @@ int by_poll(int fd) { struct pollfd set = {fd, POLLIN, 0}; return poll(&set, 1, 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Libraries of several sizes, so that they do not all lie alike; some bound at once, whose slots are read-only."""
-    compiler = shlex.split(os.environ.get("CC") or "cc")
-    if shutil.which(compiler[0]) is None:
-        pytest.skip("no compiler")
+    compiler = c_compiler()
     folder = tmp_path_factory.mktemp("libraries")
     (folder / "comes.c").write_text(SOURCE)
     for number in range(4):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hostile_support import survives
 from interruptible_threading import _preload, status
-from support import GUARD
+from support import GUARD, absent
 
 
 def beside(other: str, order: str) -> dict[str, str]:
@@ -21,17 +21,11 @@ def beside(other: str, order: str) -> dict[str, str]:
     return {_preload.VARIABLE: os.pathsep.join(both)}
 
 
-def absent(what: str) -> None:
-    if os.environ.get("ITR_REQUIRE_SERVERS") == "1":
-        pytest.fail(f"{what} is not installed, and ITR_REQUIRE_SERVERS=1 asks for it", pytrace=False)
-    pytest.skip(f"{what} is not installed")
-
-
 @pytest.fixture(scope="module")
 def jemalloc() -> str:
     found = sorted(Path("/usr/lib").glob("*/libjemalloc.so.2"))
     if not found:
-        absent("libjemalloc2")
+        absent("libjemalloc2 is not installed")
     return str(found[0])
 
 
@@ -40,7 +34,7 @@ def asan() -> str:
     compiler = shutil.which("gcc")
     path = "" if compiler is None else subprocess.check_output([compiler, "-print-file-name=libasan.so"], text=True).strip()
     if not os.path.isabs(path):
-        pytest.skip("gcc's AddressSanitizer is not installed")
+        absent("gcc's AddressSanitizer is not installed")
     return os.path.realpath(path)  # the name that the dynamic linker knows
 
 

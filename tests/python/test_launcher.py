@@ -14,7 +14,7 @@ from typing import Any
 import interruptible_threading
 import pytest
 from interruptible_threading import _preload
-from support import GUARD
+from support import GUARD, absent, c_compiler
 
 COMMAND = [sys.executable, "-m", "interruptible_threading"]
 #: Interrupts a thread that is parked in a lock, and says how it went.
@@ -201,12 +201,10 @@ def test_no_children(how: list[str], script: Any) -> None:
 
 def test_no_children_keeps_what_others_have_set(script: Any, tmp_path: Path) -> None:
     """Only our own entries are taken out of the variables."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("no compiler")
+    compiler = c_compiler()
     other = tmp_path / "libother.so"
     (tmp_path / "other.c").write_text("int other;")
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", other, tmp_path / "other.c"], check=True)
+    subprocess.run([*compiler, "-shared", "-fPIC", "-o", other, tmp_path / "other.c"], check=True)
     text = "import os\nprint(os.environ.get('LD_PRELOAD'), os.environ.get('PYTHONPATH'))"
     environ = clean_environment(PYTHONPATH=os.pathsep.join(["/somewhere", os.environ.get("PYTHONPATH", "")]), LD_PRELOAD=str(other))
     assert output(launch("run", "--no-children", script(text), env=environ)).split() == [str(other), environ["PYTHONPATH"]]
@@ -233,7 +231,7 @@ interpreters.destroy(number)
 print(failed)
 """)
     if not any(map(find_spec, ["_interpreters", "_xxsubinterpreters"])):
-        pytest.skip("no module that makes interpreters")
+        absent("no module that makes interpreters")
     assert output(launch("run", path)) == "inside\nNone\n"
 
 
@@ -292,11 +290,10 @@ def test_wrong_command_line(name: str) -> None:
 
 
 def compile_static(tmp_path: Path) -> str:
-    compiler = shutil.which("cc") or shutil.which("gcc")
     source, program = tmp_path / "static.c", tmp_path / "static"
     source.write_text("int main(void) { return 0; }")
-    if compiler is None or subprocess.run([compiler, "-static", "-o", program, source], capture_output=True).returncode:
-        pytest.skip("no compiler that links statically")
+    if subprocess.run([*c_compiler(), "-static", "-o", program, source], capture_output=True).returncode:
+        absent("the C compiler cannot link statically")
     return str(program)
 
 

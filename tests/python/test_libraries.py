@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
 import sqlite3
 import subprocess
 import sysconfig
@@ -15,7 +14,7 @@ from typing import Any
 
 import pytest
 from interruptible_threading import ThreadInterrupted, _core, critical_section, interrupt, register_library
-from support import LONG, POLL, Scene, Worker, assert_interrupted, parked, wait_until
+from support import LONG, POLL, Scene, Worker, absent, assert_interrupted, c_compiler, parked, wait_until
 
 HERE = Path(__file__).parent
 
@@ -45,13 +44,12 @@ def test_known_libraries() -> None:
 @pytest.fixture(scope="module")
 def waiter(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """tests/python/native/waiter.c, compiled for this interpreter and loaded now, after the patches."""
-    compiler = shutil.which(os.environ.get("CC", "cc"))
     include = sysconfig.get_paths()["include"]
-    if compiler is None or not (Path(include) / "Python.h").exists():
-        pytest.skip("no compiler, or no Python.h")
+    if not (Path(include) / "Python.h").exists():
+        absent(f"no Python.h in {include}")
     target = tmp_path_factory.mktemp("native") / ("waiter" + sysconfig.get_config_var("EXT_SUFFIX"))
     source = HERE / "native" / "waiter.c"
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", f"-I{include}", str(source), "-o", str(target)], check=True)
+    subprocess.run([*c_compiler(), "-shared", "-fPIC", "-O1", f"-I{include}", str(source), "-o", str(target)], check=True)
     spec = importlib.util.spec_from_file_location("waiter", target)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)

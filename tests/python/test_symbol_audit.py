@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from support import absent
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,7 +37,7 @@ def library() -> Path:
 @pytest.fixture(scope="module")
 def audit() -> ModuleType:
     if shutil.which("readelf") is None:
-        pytest.skip("no readelf")
+        absent("readelf is not installed")
     return load_audit()
 
 

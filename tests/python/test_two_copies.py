@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from interruptible_threading import _preload, status
+from support import c_compiler
 
 PROGRAM = """
 import ctypes, sys, threading, time
@@ -48,13 +49,10 @@ def test_the_copy_that_is_there_is_used(how: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["preload", "ctypes"])
 def test_a_copy_of_another_version_is_refused(how: str, tmp_path: Path) -> None:
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    if compiler is None:
-        pytest.skip("no compiler")
     source = tmp_path / "other.c"
     source.write_text("struct { unsigned abi, slot_size; } api = {99, 64}; void *itr_stub_api(void) { return &api; }\n")
     copy = tmp_path / "libinterruptible.so"
-    subprocess.run([compiler, "-shared", "-fPIC", str(source), "-o", str(copy)], check=True)
+    subprocess.run([*c_compiler(), "-shared", "-fPIC", str(source), "-o", str(copy)], check=True)
     done = run(copy, how)
     assert done.returncode == 1
     assert "ImportError" in done.stderr
@@ -63,13 +61,10 @@ def test_a_copy_of_another_version_is_refused(how: str, tmp_path: Path) -> None:
 
 
 def test_a_library_of_that_name_that_is_no_shim(tmp_path: Path) -> None:
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    if compiler is None:
-        pytest.skip("no compiler")
     source = tmp_path / "other.c"
     source.write_text("int nothing;\n")
     copy = tmp_path / "libinterruptible.so"
-    subprocess.run([compiler, "-shared", "-fPIC", str(source), "-o", str(copy)], check=True)
+    subprocess.run([*c_compiler(), "-shared", "-fPIC", str(source), "-o", str(copy)], check=True)
     done = run(copy, "preload")
     assert done.returncode == 1
     assert "is not this package's shim" in done.stderr

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from interruptible_threading import critical_section, deliver_on_blocking
+from web_server import client_context, server_context
 from work import SIZE, Work
 
 
@@ -61,13 +62,8 @@ class Tls(Work):
     NUMBER = 4
 
     def __init__(self, certificate: tuple[Path, Path]) -> None:
-        key, cert = certificate
-        server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        server.load_cert_chain(cert, key)
-        client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        client.check_hostname = False
-        client.load_verify_locations(cert)
-        self.connections = [Connection((server, client)) for _ in range(self.NUMBER)]
+        contexts = server_context(certificate), client_context(certificate)
+        self.connections = [Connection(contexts) for _ in range(self.NUMBER)]
         self.locks = [threading.Lock() for _ in self.connections]
 
     def do(self, dice: random.Random, endless: bool) -> None:
