@@ -87,8 +87,9 @@ struct itr_where {
 int itr_where(pthread_t thread, struct itr_where *where);
 
 /* What the waits of a library that is neither Python nor known to this one are told while an interrupt is pending. */
-#define ITR_LIBRARY_ONCE 0   /* EINTR, once per interrupt (the default: it is safe for everybody) */
-#define ITR_LIBRARY_FAIL 1   /* ECANCELED, as long as it is pending: for libraries that retry on EINTR */
+#define ITR_LIBRARY_ONCE 0 /* EINTR, once per interrupt (the default: it is safe for everybody) */
+#define ITR_LIBRARY_FAIL                                                                                               \
+    1 /* ECANCELED, as long as it is pending and the call could wait: for libraries that retry on EINTR */
 #define ITR_LIBRARY_SLEEPS 2 /* sleeps end early as long as it is pending; other waits as ITR_LIBRARY_ONCE */
 #define ITR_LIBRARY_SHUT                                                                                               \
     3 /* as ITR_LIBRARY_FAIL, and the sockets polled are shut down: for libraries that would take                      \

@@ -153,8 +153,8 @@ def page() -> str:
 
 POLICIES = {
     "ONCE": "`EINTR`, once for each interrupt",
-    "FAIL": "`ECANCELED`, as long as the interrupt is pending",
-    "SHUT": "`ECANCELED`, as long as the interrupt is pending, and the sockets it polls are shut down",
+    "FAIL": "`ECANCELED`, as long as the interrupt is pending and the call could wait",
+    "SHUT": "`ECANCELED`, as long as the interrupt is pending and the call could wait, and the sockets it polls are shut down",
     "POLLS": "its polls with a time-out end as if it had passed, once for each interrupt; else `EINTR`, once",
     "SLEEPS": "its sleeps end early, as long as the interrupt is pending; else `EINTR`, once",
 }

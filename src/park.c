@@ -21,6 +21,7 @@
 #include "signals.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sched.h>
 
 _Atomic(bool (*)(const struct itr_slot *)) itr_row_suspended;
@@ -92,6 +93,19 @@ bool itr_park_begin(struct itr_park *p, enum itr_kind wanted, uint32_t class_, c
     return true;
 }
 
+#define TRANSFERS ((uint32_t)(ITR_RECV | ITR_SEND | ITR_READ | ITR_WRITE | ITR_ACCEPT | ITR_CONNECT))
+
+/* A library whose descriptor does not block waits in a poll, and that is what fails. A transfer that cannot wait does
+ * not: libpq would make a broken connection of it, and psycopg 3 an OperationalError, which nobody would drop. Asked
+ * only while something is pending. */
+static bool cannot_wait(const struct itr_park *p) {
+    if (p->slot->strict || (p->exact && p->empty) || (p->class_ & TRANSFERS) == 0 || p->fd < 0) {
+        return false;
+    }
+    int flags = itr_real.fcntl(p->fd, F_GETFL);
+    return flags != -1 && (flags & O_NONBLOCK) != 0;
+}
+
 /* Is there something to report through this park? Says so at most once for a foreign caller, who would spin on it. */
 static bool take_break(struct itr_park *p) {
     struct itr_slot *slot = p->slot;
@@ -101,6 +115,9 @@ static bool take_break(struct itr_park *p) {
     if (!p->firm) {
         /* One interrupt ends one foreign park. */
         return atomic_exchange_explicit(&slot->foreign_done, 1, memory_order_relaxed) == 0;
+    }
+    if (cannot_wait(p)) {
+        return false;
     }
     /* From here on it cannot be taken back. Pairs with itr_retract: store committed, load pending against store
      * pending, load committed, so that not both think they won. */

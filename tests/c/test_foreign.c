@@ -4,6 +4,7 @@
 
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -13,6 +14,7 @@ static struct library {
     int (*poll_for)(int fd, int ms);
     int (*poll_retrying)(int fd, unsigned *interruptions);
     int (*sleep)(void);
+    int (*read)(int fd);
 } unknown, fails, sleeps, polls, namesake, renamed;
 
 static struct worker worker;
@@ -29,6 +31,7 @@ static void load(struct library *l, const char *name) {
     *(void **)(void *)&l->poll_for = dlsym(handle, "waits_poll_for");
     *(void **)(void *)&l->poll_retrying = dlsym(handle, "waits_poll_retrying");
     *(void **)(void *)&l->sleep = dlsym(handle, "waits_sleep");
+    *(void **)(void *)&l->read = dlsym(handle, "waits_read");
 }
 
 static void attach_as_python_does(void *unused) {
@@ -59,7 +62,7 @@ static int tear_down(void **state) {
 
 struct job {
     const struct library *library;
-    int result, again;
+    int result, again, empty;
     unsigned interruptions;
     bool cleared;
 };
@@ -146,6 +149,33 @@ static void known_library_fails_until_it_is_cleared(void **state) {
     makes_empty();
     assert_int_equal(next.result, 0);
     assert_int_equal(next.interruptions, 0);
+}
+
+static void read_thrice(void *arg) {
+    struct job *job = arg;
+    int blocking = job->library->poll(ends[0]); /* interrupted, and so is everything from here on */
+    int flags = fcntl(ends[0], F_GETFL);
+    fcntl(ends[0], F_SETFL, flags | O_NONBLOCK);
+    job->empty = job->library->read(ends[0]);
+    makes_readable();
+    job->result = job->library->read(ends[0]);
+    fcntl(ends[0], F_SETFL, flags);
+    job->again = job->library->read(ends[0]);
+    job->cleared = itr_clear() == 1 && blocking == ECANCELED;
+}
+
+/* libpq, in psycopg 3: it waits in a poll of its caller's, and an answer that is there is read. */
+static void transfers_that_cannot_wait_are_made(void **state) {
+    (void)state;
+    struct job job = {.library = &fails};
+    worker_give(&worker, read_thrice, &job);
+    await_parked(worker.thread, "poll");
+    assert_int_equal(itr_interrupt(worker.thread), ITR_OK);
+    worker_wait(&worker);
+    assert_int_equal(job.empty, -EAGAIN);
+    assert_int_equal(job.result, 'x');
+    assert_int_equal(job.again, -ECANCELED);
+    assert_true(job.cleared);
 }
 
 static void sleeps_end_early_and_nothing_else_does(void **state) {
@@ -269,6 +299,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(unknown_library_is_told_once),
         cmocka_unit_test(known_library_fails_until_it_is_cleared),
+        cmocka_unit_test(transfers_that_cannot_wait_are_made),
         cmocka_unit_test(sleeps_end_early_and_nothing_else_does),
         cmocka_unit_test(timed_polls_expire),
         cmocka_unit_test(where_names_the_library),

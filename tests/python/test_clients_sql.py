@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -12,8 +13,9 @@ from typing import Any, Callable
 
 import pytest
 from client_support import assert_in_sync_or_broken, assert_masked, interrupted, settled, storm
-from interruptible_threading import interrupt
+from interruptible_threading import ThreadInterrupted, deliver_on_blocking, interrupt
 from servers import need_module
+from stress_support import count, rng
 from support import EPOLL, GUARD, LONG, POLL, RECV, SEM, SLEEP, Worker, in_thread, wait_until
 
 SELECT = ("select", "pselect", *POLL, *EPOLL)
@@ -211,6 +213,32 @@ def test_psycopg3_connect(silent_port: int, quiet: None) -> None:
     module = need_module("psycopg")
     connect = partial(module.connect, host="127.0.0.1", port=silent_port, user="nobody", connect_timeout=LONG)
     interrupted(connect, *SELECT)
+
+
+def test_psycopg3_connects_at_any_moment(psycopg3: Database, quiet: None) -> None:
+    """An interrupt that comes between two waits is never an error of the library's: libpq reads the answer that is there."""
+    caught: list[int] = []
+    stop = threading.Event()
+
+    def run() -> None:
+        with deliver_on_blocking():
+            while not stop.is_set():
+                try:
+                    while not stop.is_set():
+                        psycopg3.connect().close()
+                except ThreadInterrupted as error:
+                    caught.append(error.interrupt_id)
+
+    worker = Worker(run)
+    handles = []
+    dice = rng("connects")
+    for _ in range(count(100)):
+        time.sleep(dice.random() * 0.006)
+        handles.append(interrupt(worker))
+        assert handles[-1].wait(GUARD), handles[-1].explain()
+    stop.set()
+    worker.value()
+    assert caught == [handle.id for handle in handles]
 
 
 @pytest.mark.parametrize("wait", ["wait_selector", "wait_select", "wait_epoll", "wait_poll"])

@@ -7,6 +7,7 @@ __attribute__((visibility("default"))) int waits_poll(int fd);
 __attribute__((visibility("default"))) int waits_poll_for(int fd, int ms);
 __attribute__((visibility("default"))) int waits_poll_retrying(int fd, unsigned *interruptions);
 __attribute__((visibility("default"))) int waits_sleep(void);
+__attribute__((visibility("default"))) int waits_read(int fd);
 
 /* 0: readable; else the error number. */
 int waits_poll(int fd) {
@@ -29,6 +30,12 @@ int waits_poll_retrying(int fd, unsigned *interruptions) {
         ++*interruptions;
     }
     return error;
+}
+
+/* The byte, or the negative error number. */
+int waits_read(int fd) {
+    unsigned char byte;
+    return read(fd, &byte, 1) == 1 ? byte : -errno;
 }
 
 int waits_sleep(void) { return usleep(900000000) == -1 ? errno : 0; }
