@@ -144,7 +144,8 @@ static void begin_life(struct itr_slot *slot, pthread_t thread, pid_t tid, bool 
     atomic_store_explicit(&slot->parks, 0, memory_order_relaxed);
     atomic_store_explicit(&slot->user, NULL, memory_order_relaxed);
     memset(slot->mask_depth, 0, sizeof slot->mask_depth);
-    slot->fake_clock = slot->join_row = slot->strict = slot->unbreakable = false;
+    slot->fake_clock = slot->join_row = slot->strict = slot->unbreakable = slot->until_kept = false;
+    slot->until_ns = 0;
     slot->wake_fails = 0;
     slot->program_blocks = false;
     atomic_store_explicit(&slot->live, 1, memory_order_release);

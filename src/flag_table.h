@@ -60,6 +60,8 @@ struct itr_slot {
     const void *policy_of;       /* target: the last foreign caller whose policy was looked up (foreign.c) */
     uint32_t policy_generation;
     int policy;
+    int64_t until_ns; /* target: the latest end of the exact call's semaphore waits, CLOCK_MONOTONIC; 0: none */
+    bool until_kept;  /* target: ... and one of them has looked at it */
 
     /* -- written by the target when it parks, read by anybody ------------------------------------------------------ */
     _Alignas(ITR_CACHE_LINE) _Atomic uint64_t parks;

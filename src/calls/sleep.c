@@ -152,15 +152,35 @@ int itr_call_sem_wait(sem_t *sem) {
     return result;
 }
 
+/* The wrapper's deadline on the clock of this wait, if it comes first; else the caller's. */
+static struct timespec earlier(struct itr_slot *slot, clockid_t clock, const struct timespec *deadline) {
+    struct timespec until = {(time_t)(slot->until_ns / 1000000000), (long)(slot->until_ns % 1000000000)};
+    slot->until_kept = true;
+    if (clock != CLOCK_MONOTONIC) {
+        struct timespec now;
+        itr_real.clock_gettime(CLOCK_MONOTONIC, &now);
+        struct timespec left = minus(until, now);
+        itr_real.clock_gettime(clock, &until);
+        until.tv_sec += left.tv_sec;
+        until.tv_nsec += left.tv_nsec;
+        if (until.tv_nsec >= 1000000000) {
+            until.tv_sec++;
+            until.tv_nsec -= 1000000000;
+        }
+    }
+    return before(until, *deadline) ? until : *deadline;
+}
+
 static int timed_sem(const char *name, sem_t *sem, clockid_t clock, const struct timespec *deadline, bool clockwait) {
     struct itr_park p;
     if (!valid(deadline) || !itr_park_begin(&p, ITR_PARK_DEADLINE, ITR_SEM, name, -1)) {
         return clockwait ? itr_real.sem_clockwait(sem, clock, deadline) : itr_real.sem_timedwait(sem, deadline);
     }
+    struct timespec end = p.exact && p.slot->until_ns != 0 ? earlier(p.slot, clock, deadline) : *deadline;
     for (;;) {
         int result = -1;
         bool again = false;
-        p.slot->deadline = *deadline;
+        p.slot->deadline = end;
         if (itr_park_enter(&p)) {
             result = clockwait ? itr_real.sem_clockwait(sem, clock, &p.slot->deadline)
                                : itr_real.sem_timedwait(sem, &p.slot->deadline);
@@ -176,7 +196,7 @@ static int timed_sem(const char *name, sem_t *sem, clockid_t clock, const struct
         }
         struct timespec now;
         itr_real.clock_gettime(clock, &now);
-        if (!before(now, *deadline)) {
+        if (!before(now, end)) {
             errno = ETIMEDOUT;
             return -1;
         }

@@ -38,7 +38,7 @@ static int check_signals(void) {
     }
     struct itr_thread *t = itr_thread_attached();
     if (t == NULL || !(itr_thread_pending(t) || t->armed != NULL) || PyErr_Occurred() != NULL ||
-        !itr_in_main_interpreter() || !has_nothing(t)) {
+        itr_thread_current() != t || !has_nothing(t)) {
         return 0;
     }
     t->asked_frame = NULL;

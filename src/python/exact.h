@@ -69,7 +69,8 @@ struct itr_exact {
     uint32_t exact, broken;
     const void *frame, *tstate;
     int break_errno;
-    bool join_row, unbreakable;
+    bool join_row, unbreakable, until_kept;
+    int64_t until_ns;
     void (*on_break)(void *);
     void *on_break_arg;
 };

@@ -34,13 +34,16 @@ void itr_exact_enter(struct itr_thread *t, const struct itr_row *row, struct itr
                                 .break_errno = slot->break_errno,
                                 .join_row = slot->join_row,
                                 .unbreakable = slot->unbreakable,
+                                .until_kept = slot->until_kept,
+                                .until_ns = slot->until_ns,
                                 .on_break = slot->on_break,
                                 .on_break_arg = slot->on_break_arg};
     slot->broken = 0;
     slot->tstate = t->tstate;
     slot->frame = itr_frame_now(t->tstate);
     slot->break_errno = 0;
-    slot->join_row = false;
+    slot->join_row = slot->until_kept = false;
+    slot->until_ns = 0;
     slot->unbreakable = loses_result(outer->exact, outer->frame, t) || outer->unbreakable;
     slot->on_break = NULL;
     atomic_store_explicit(&slot->exact, row->classes | ITR_IN_EXACT, memory_order_relaxed);
@@ -55,6 +58,8 @@ uint32_t itr_exact_leave(struct itr_thread *t, const struct itr_exact *outer) {
     slot->break_errno = outer->break_errno;
     slot->join_row = outer->join_row;
     slot->unbreakable = outer->unbreakable;
+    slot->until_kept = outer->until_kept;
+    slot->until_ns = outer->until_ns;
     slot->on_break = outer->on_break;
     slot->on_break_arg = outer->on_break_arg;
     slot->fake_clock = false;
@@ -287,24 +292,22 @@ static bool wraps_descriptor(const struct itr_call *c) {
     return file != NULL && PyLong_Check(file);
 }
 
+static PyObject *load(const struct itr_call *c) {
+    PyObject *result = itr_call_original(c);
+    itr_api->bind(); /* cheap when nothing new was loaded */
+    PyObject *module = c->row->method[0] == 'e' ? itr_argument(c, 0, "mod") : result; /* exec_dynamic(mod) */
+    if (module != NULL) {
+        itr_exact_loaded(module);
+    }
+    return result;
+}
+
+/* The wrappers are in functions that all interpreters share; what they need is the main one's. */
 PyObject *itr_dispatch(const struct itr_call *c) {
-    if (!itr_in_main_interpreter()) {
-        /* The wrappers are in functions that all interpreters share; ours are objects of the main one. */
-        return itr_call_original(c);
+    if (c->row->kind == ITR_KIND_START || c->row->kind == ITR_KIND_LOAD) {
+        return !itr_in_main_interpreter() ? itr_call_original(c) : c->row->kind == ITR_KIND_START ? start(c) : load(c);
     }
-    if (c->row->kind == ITR_KIND_START) {
-        return start(c);
-    }
-    if (c->row->kind == ITR_KIND_LOAD) {
-        PyObject *result = itr_call_original(c);
-        itr_api->bind(); /* cheap when nothing new was loaded */
-        PyObject *module = c->row->method[0] == 'e' ? itr_argument(c, 0, "mod") : result; /* exec_dynamic(mod) */
-        if (module != NULL) {
-            itr_exact_loaded(module);
-        }
-        return result;
-    }
-    struct itr_thread *t = itr_thread_current();
+    struct itr_thread *t = itr_thread_current(); /* NULL in another interpreter */
     if (c->row->kind == ITR_KIND_EFFECT && forks(c->row)) {
         return without_monitor(c, t);
     }

@@ -126,6 +126,27 @@ PyObject *itr_dispatch_lock(const struct itr_call *c, struct itr_thread *t) {
     }
 }
 
+/* Up to 3.12 a get() that was woken for an item that another consumer has taken, and finds its time over then, computes
+ * a negative time-out: it waits for ever, untimed. So it is given a time that does not run out, and the shim ends its
+ * waits. Not before one wait has shown that they go through the shim. */
+static PyObject *queue_wait(const struct itr_call *c, struct itr_thread *t, const struct bounds *b) {
+#if PY_VERSION_HEX < 0x030D0000
+    static atomic_bool kept;
+    static const struct bounds endless = {true, false, 0};
+    if (b->bounded) {
+        t->slot->until_ns = b->deadline;
+        PyObject *result = bounded_wait(c, c->row, atomic_load_explicit(&kept, memory_order_relaxed) ? &endless : b);
+        if (t->slot->until_kept) {
+            atomic_store_explicit(&kept, true, memory_order_relaxed);
+        }
+        return result;
+    }
+#else
+    (void)t;
+#endif
+    return bounded_wait(c, c->row, b);
+}
+
 PyObject *itr_dispatch_queue(const struct itr_call *c, struct itr_thread *t) {
     static PyObject *empty;
     struct bounds b;
@@ -145,7 +166,7 @@ PyObject *itr_dispatch_queue(const struct itr_call *c, struct itr_thread *t) {
         struct itr_exact outer;
         itr_exact_enter(t, c->row, &outer);
         t->slot->unbreakable = t->slot->unbreakable || unbreakable;
-        PyObject *result = bounded_wait(c, c->row, &b);
+        PyObject *result = queue_wait(c, t, &b);
         uint32_t broken = itr_exact_leave(t, &outer);
         if (result != NULL || !PyErr_ExceptionMatches(empty)) {
             if (broken != 0) {

@@ -95,30 +95,27 @@ static bool attach_main(void) {
 bool itr_in_main_interpreter(void) { return PyInterpreterState_Get() == PyInterpreterState_Main(); }
 
 struct itr_thread *itr_thread_current(void) {
+    PyThreadState *tstate = PyThreadState_Get();
+    struct itr_thread *t = itr_thread_attached();
+    if (t != NULL && t->tstate == tstate) {
+        return t;
+    }
     if (!itr_in_main_interpreter()) {
         return NULL; /* also a thread that is attached, and runs another interpreter for a while */
     }
-    struct itr_slot *slot = itr_api->self();
-    if (slot != NULL) {
-        struct itr_thread *t = atomic_load_explicit(&slot->user, memory_order_relaxed);
-        if (t != NULL) {
-            if (t->tstate != NULL) {
-                return t;
-            }
-            t->tstate = PyThreadState_Get(); /* it was attached from outside */
-            return t;
-        }
+    if (t != NULL) {
+        t->tstate = tstate; /* attached from outside; or a thread of C's, which has one per call of Python */
+        return t;
     }
     unsigned long ident = PyThread_get_thread_ident();
     if (ident == main_ident() && !attach_main()) {
         return NULL;
     }
-    PyThreadState *tstate = PyThreadState_Get();
-    slot = itr_api->attach_self();
+    struct itr_slot *slot = itr_api->attach_self();
     if (slot == NULL) {
         return NULL; /* no memory: the thread goes on, uninterruptible */
     }
-    struct itr_thread *t = atomic_load_explicit(&slot->user, memory_order_relaxed);
+    t = atomic_load_explicit(&slot->user, memory_order_relaxed);
     if (t != NULL && t->ref == itr_ref_of(slot)) {
         t->tstate = tstate; /* attached from outside, now adopted: what was recorded stays */
         return t;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import queue
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any, Callable
 
 import pytest
 from interruptible_threading import deliver_on_blocking, interrupt
+from stress_support import switch_interval
 from support import GUARD, LONG, SEM, SLEEP, Case, Cases, Scene, Worker, assert_interrupted, in_thread, parked
 
 cases = Cases()
@@ -230,6 +232,23 @@ def barrier_wait(scene: Scene, timeout: float | None) -> Steps:
 
 
 QUEUES = [queue.Queue, queue.LifoQueue, queue.PriorityQueue, queue.SimpleQueue, queue._PySimpleQueue]  # type: ignore[attr-defined]
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="put() hands the item to one that waits")
+def test_a_get_whose_item_is_taken_away_ends_in_time() -> None:
+    """Up to 3.12 CPython's own waits for ever then, and could not be interrupted either."""
+    q: Any = queue.SimpleQueue()
+    with pytest.raises(queue.Empty):
+        in_thread(partial(q.get, timeout=0.001))  # waits once: now it is known whose waits these are
+    with switch_interval(10):
+        worker = Worker(partial(q.get, timeout=0.2))
+        parked(worker, *SEM)
+        end = time.monotonic() + 0.4
+        q.put(1)
+        assert q.get_nowait() == 1
+        while time.monotonic() < end:
+            pass  # nobody else runs
+    assert isinstance(worker.finish().error, queue.Empty)
 
 
 @pytest.mark.parametrize("kind", QUEUES)

@@ -95,3 +95,25 @@ int count_event(void *object, void *frame, int what, void *arg) {
 }
 
 uint64_t count_events(void) { return atomic_load(&events); }
+
+/* ---- a thread that calls Python now and then: it has a new thread state each time */
+
+struct calls {
+    void (*callback)(unsigned);
+    unsigned times;
+};
+
+static void *make_calls(void *arg) {
+    const struct calls *calls = arg;
+    for (unsigned i = 0; i < calls->times; i++) {
+        calls->callback(i);
+    }
+    return NULL;
+}
+
+int call_from_a_thread(void (*callback)(unsigned), unsigned times) {
+    struct calls calls = {callback, times};
+    pthread_t thread;
+    int error = pthread_create(&thread, NULL, make_calls, &calls);
+    return error != 0 ? error : pthread_join(thread, NULL);
+}
