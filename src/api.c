@@ -251,6 +251,7 @@ EXPORT const struct itr_stub_api *itr_stub_api(void) {
         .signal_number = itr_signal_number,
         .signal_ours = itr_signals_ours,
         .monitor_runs = itr_monitor_runs,
+        .monitor_error = itr_monitor_error,
     };
     return &api;
 }

@@ -49,6 +49,7 @@ struct itr_stub_api {
     int (*signal_number)(void);
     bool (*signal_ours)(void);
     bool (*monitor_runs)(void);
+    int (*monitor_error)(void);
 };
 
 const struct itr_stub_api *itr_stub_api(void);

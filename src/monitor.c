@@ -28,6 +28,7 @@ static pthread_mutex_t monitor_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t monitor_cond;
 static bool cond_made;
 static bool running;
+static int start_error; /* why it does not run although it should: pthread_create's error number */
 static bool stopping;
 static unsigned forbidden; /* forks in progress, finalisation: by how many it must not run */
 static pthread_t monitor_thread;
@@ -85,7 +86,8 @@ static void start_locked(void) {
     sigset_t all, before;
     sigfillset(&all);
     itr_real.pthread_sigmask(SIG_SETMASK, &all, &before);
-    running = pthread_create(&monitor_thread, NULL, run, NULL) == 0;
+    start_error = pthread_create(&monitor_thread, NULL, run, NULL);
+    running = start_error == 0;
     itr_real.pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
@@ -295,6 +297,7 @@ void itr_monitor_after_fork(bool child) {
     if (child) {
         pthread_mutex_init(&monitor_lock, NULL);
         running = stopping = cond_made = alarmed = false; /* a timer is not inherited */
+        start_error = 0;
         asleep_until = INT64_MIN;
         /* CPython is still mending itself for the child, and what the stub would do with a running thread meets keys
          * and locks that are being made anew. The stub says when that is over (core.c); if it never does, because it
@@ -315,6 +318,19 @@ void itr_monitor_after_fork(bool child) {
         start_locked();
     }
     pthread_mutex_unlock(&monitor_lock);
+}
+
+int itr_monitor_error(void) {
+    pthread_mutex_lock(&monitor_lock);
+    if (start_error != 0) {
+        start_error = 0;
+        if (watch_head != 0) {
+            start_locked();
+        }
+    }
+    int answer = start_error;
+    pthread_mutex_unlock(&monitor_lock);
+    return answer;
 }
 
 bool itr_monitor_runs(void) {

@@ -13,6 +13,9 @@ void itr_monitor_watch(itr_ref ref, enum itr_wake woken);
 void itr_monitor_stop(void);
 void itr_monitor_after_fork(bool child);
 bool itr_monitor_runs(void);
+/* Why it cannot be started, an error number, while something is to be watched; else 0. Tries again first: nothing else
+ * does until the next interrupt, and a process that has run out of threads may have some again. */
+int itr_monitor_error(void);
 
 /* Asked for a target that is not parked. Called without locks, without the GIL. The answer is the delay in ns until it
  * should be asked again, or 0 for "as you think fit". */

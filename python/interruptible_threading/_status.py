@@ -23,6 +23,8 @@ def status() -> dict[str, Any]:
     injection = str(report.get("injection", ""))
     if injection.startswith("off"):
         problems.append(f"code between blocking calls cannot be interrupted: {injection}")
+    if report["monitor_error"] is not None:
+        problems.append(f"the monitor thread cannot be started, so only threads that wait are interrupted: {report['monitor_error']}")
     problems += [f"{name} cannot be interrupted: {shape}" for name, shape in _core.rows() if shape.startswith("unknown")]
     report["problems"] = problems
     return report

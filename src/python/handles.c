@@ -116,7 +116,7 @@ static double seconds_now(void) {
 }
 
 #define ARMED_SECONDS 0.001 /* nobody says when what is armed gets raised, in the target's very next check */
-#define MUTE_SECONDS 0.02   /* nor when a thread ends that was not started under our patches */
+#define MUTE_SECONDS 0.02   /* nor when a thread ends that was not started under our patches, or one can be started */
 
 /* One wait of at most `timeout` (None: for ever) until the record is resolved; of at most `slice` seconds, unless that
  * is 0. 1: it may be resolved, 0: the time is up, -1.
@@ -169,7 +169,10 @@ static PyObject *handle_wait(PyObject *self, PyObject *args, PyObject *kwargs) {
             Py_DECREF(timeout);
             Py_RETURN_TRUE;
         }
-        double slice = t == NULL ? 0 : t->armed == record ? ARMED_SECONDS : t->tells ? 0 : MUTE_SECONDS;
+        double slice = t == NULL                                   ? 0
+                       : t->armed == record                        ? ARMED_SECONDS
+                       : t->tells && itr_api->monitor_error() == 0 ? 0
+                                                                   : MUTE_SECONDS;
         if (!forever && (waited || slice > 0)) { /* what is left of the time, of which a slice takes no more */
             double left = deadline - seconds_now();
             if (waited) {

@@ -92,12 +92,14 @@ static PyObject *core_threads(PyObject *self, PyObject *unused) {
 static PyObject *core_status(PyObject *self, PyObject *unused) {
     (void)self;
     (void)unused;
-    return Py_BuildValue("{s:I,s:N,s:N,s:i,s:s,s:N,s:s,s:i,s:N,s:N,s:N}", "abi", (unsigned)itr_api->abi, "preloaded",
-                         PyBool_FromLong(itr_api->preloaded()), "active", PyBool_FromLong(itr_api->active()), "bound",
-                         itr_api->bound(), "library", itr_library_path, "installed",
-                         PyBool_FromLong(itr_exact_installed()), "injection", itr_async_mode(), "signal",
+    int error = itr_api->monitor_error();
+    return Py_BuildValue("{s:I,s:N,s:N,s:i,s:s,s:N,s:s,s:i,s:N,s:N,s:z,s:N}", "abi", (unsigned)itr_api->abi,
+                         "preloaded", PyBool_FromLong(itr_api->preloaded()), "active",
+                         PyBool_FromLong(itr_api->active()), "bound", itr_api->bound(), "library", itr_library_path,
+                         "installed", PyBool_FromLong(itr_exact_installed()), "injection", itr_async_mode(), "signal",
                          itr_api->signal_number(), "signal_ours", PyBool_FromLong(itr_api->signal_ours()), "monitor",
-                         PyBool_FromLong(itr_api->monitor_runs()), "tls", PyBool_FromLong(itr_tls_probe()));
+                         PyBool_FromLong(itr_api->monitor_runs()), "monitor_error", error == 0 ? NULL : strerror(error),
+                         "tls", PyBool_FromLong(itr_tls_probe()));
 }
 
 PyMethodDef itr_looking_methods[] = {

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hostile_support import survives
 from interruptible_threading import _preload, status
-from support import GUARD, absent
+from support import GUARD, absent, c_compiler
 
 
 def beside(other: str, order: str) -> dict[str, str]:
@@ -74,6 +74,50 @@ def test_another_allocator(order: str, jemalloc: str) -> None:
 def test_address_sanitizer(asan: str) -> None:
     """It comes first and wraps many of the calls that ours wraps: it calls ours."""
     survives(LOADED.format("libasan"), env={**beside(asan, "before"), "ASAN_OPTIONS": "detect_leaks=0"})
+
+
+@pytest.fixture(scope="module")
+def no_threads(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("native") / "libnothreads.so"
+    source = Path(__file__).with_name("native") / "no_threads.c"
+    subprocess.run([*c_compiler(), "-D_GNU_SOURCE", "-shared", "-fPIC", "-o", path, source], check=True)
+    return str(path)
+
+
+def test_no_thread_to_be_had(no_threads: str) -> None:
+    """Who waits is woken all the same; who computes is interrupted when the monitor can be started, and status() says so."""
+    survives(
+        """
+threads = ctypes.CDLL(sys.argv[1])
+caught = []
+def loops():
+    try:
+        while True: pass
+    except ThreadInterrupted as error: caught.append(error.interrupt_id)
+looping = threading.Thread(target=loops, daemon=True); looping.start()
+crowd = Crowd()
+until(lambda: not status()["monitor"], lambda: "it has nothing to do")
+threads.refuse_threads(1)
+handle = interrupt(looping)
+assert not handle.wait(0.1) or sys.version_info < (3, 12)  # up to 3.11 who interrupts may have it look by itself
+def sleeps(waiter):  # one that is only about to would need its wake-up repeated
+    with open(f"/proc/self/task/{waiter.native_id}/stat") as file: return file.read().rpartition(")")[2].split()[0] == "S"
+until(lambda: all(map(sleeps, crowd.waiters)), lambda: "they sleep")
+crowd.interrupt()
+found = status()
+assert (found["monitor"], found["monitor_error"]) == (False, os.strerror(11)), found
+assert len(found["problems"]) == 1 and "the monitor thread cannot be started" in found["problems"][0], found
+threads.refuse_threads(0)
+assert handle.wait(GUARD), handle.explain()
+looping.join(GUARD)
+assert caught == [handle.id]
+assert status()["problems"] == []
+crowd.finish()
+works()
+""",
+        no_threads,
+        env=beside(no_threads, "before"),
+    )
 
 
 #: A program that is no Python, and what it reads.
