@@ -60,6 +60,7 @@ if [ "${CI:-}" = true ]; then
     step lint make --no-print-directory lint
     step asan build_and_test asan build/asan
     step tsan build_and_test tsan build/tsan
+    step valgrind build_and_test valgrind build/valgrind
 fi
 if want_sid; then
     step sid sid

@@ -58,6 +58,7 @@ if [ -n "$all" ]; then
     need clang-format have clang-format
     need clang-tidy have clang-tidy
     need cppcheck have cppcheck
+    need valgrind have valgrind
     ! have apt-get || need debootstrap have debootstrap
 fi
 
