@@ -16,7 +16,6 @@ import queue
 import random
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -200,10 +199,7 @@ class SimpleQueues(Tokens):
                 self.put.append(number)
             else:
                 try:
-                    if sys.version_info >= (3, 13):
-                        self.got.append(self.queue.get(timeout=briefly(dice, endless)))
-                    else:  # its time-out may be forgotten there, when another thread takes the item it was woken for
-                        self.got.append(self.queue.get(block=endless))
+                    self.got.append(self.queue.get(timeout=briefly(dice, endless)))
                 except queue.Empty:
                     pass
 
