@@ -20,7 +20,7 @@ from support import EPOLL, GUARD, LONG, POLL, RECV, SEM, SLEEP, Worker, in_threa
 
 SELECT = ("select", "pselect", *POLL, *EPOLL)
 #: An answer that comes late. Whoever asks something else meanwhile must not be given it.
-LATE = 0.5
+LATE = 1.0
 
 
 class Database:
