@@ -69,13 +69,18 @@ static int park_epoll(const struct epoll_call *c, const char *name) {
     }
 }
 
+static int park_masked(struct epoll_call c, const char *name) {
+    sigset_t copy;
+    c.mask = without_ours(c.mask, &copy);
+    return park_epoll(&c, name);
+}
+
 int itr_call_epoll_wait(int epfd, struct epoll_event *events, int max, int timeout) {
     if (ITR_LIKELY(itr_self == NULL)) {
         return itr_real.epoll_wait(epfd, events, max, timeout);
     }
     ITR_NOTE_CALLER();
-    struct epoll_call c = {.fd = epfd, .events = events, .max = max, .timeout = timeout, .which = EPOLL_WAIT};
-    return park_epoll(&c, "epoll_wait");
+    return park_masked((struct epoll_call){epfd, events, max, timeout, NULL, NULL, EPOLL_WAIT}, "epoll_wait");
 }
 
 int itr_call_epoll_pwait(int epfd, struct epoll_event *events, int max, int timeout, const sigset_t *mask) {
@@ -83,14 +88,7 @@ int itr_call_epoll_pwait(int epfd, struct epoll_event *events, int max, int time
         return itr_real.epoll_pwait(epfd, events, max, timeout, mask);
     }
     ITR_NOTE_CALLER();
-    sigset_t copy;
-    struct epoll_call c = {.fd = epfd,
-                           .events = events,
-                           .max = max,
-                           .timeout = timeout,
-                           .mask = without_ours(mask, &copy),
-                           .which = EPOLL_PWAIT};
-    return park_epoll(&c, "epoll_pwait");
+    return park_masked((struct epoll_call){epfd, events, max, timeout, NULL, mask, EPOLL_PWAIT}, "epoll_pwait");
 }
 
 int itr_call_epoll_pwait2(int epfd, struct epoll_event *events, int max, const struct timespec *timeout,
@@ -99,12 +97,5 @@ int itr_call_epoll_pwait2(int epfd, struct epoll_event *events, int max, const s
         return itr_real.epoll_pwait2(epfd, events, max, timeout, mask);
     }
     ITR_NOTE_CALLER();
-    sigset_t copy;
-    struct epoll_call c = {.fd = epfd,
-                           .events = events,
-                           .max = max,
-                           .timespec = timeout,
-                           .mask = without_ours(mask, &copy),
-                           .which = EPOLL_PWAIT2};
-    return park_epoll(&c, "epoll_pwait2");
+    return park_masked((struct epoll_call){epfd, events, max, 0, timeout, mask, EPOLL_PWAIT2}, "epoll_pwait2");
 }

@@ -101,6 +101,25 @@ static void makes_empty(void) {
     assert_int_equal(read(ends[0], &c, 1), 1);
 }
 
+static void park(struct job *job, void (*what)(void *), const char *call) {
+    worker_give(&worker, what, job);
+    await_parked(worker.thread, call);
+}
+
+/* The interrupt ends it. */
+static void park_and_break(struct job *job, void (*what)(void *), const char *call) {
+    park(job, what, call);
+    assert_int_equal(itr_interrupt(worker.thread), ITR_OK);
+    worker_wait(&worker);
+}
+
+/* It gets what it waits for. */
+static void satisfy(void) {
+    makes_readable();
+    worker_wait(&worker);
+    makes_empty();
+}
+
 /* Interrupts the worker, which is parked, and waits until it has been told. */
 static void interrupt_and_await_told(void) {
     uint64_t before = parks();
@@ -115,16 +134,13 @@ static void interrupt_and_await_told(void) {
 static void unknown_library_is_told_once(void **state) {
     (void)state;
     struct job job = {.library = &unknown};
-    worker_give(&worker, poll_retrying, &job);
-    await_parked(worker.thread, "poll");
+    park(&job, poll_retrying, "poll");
     uint64_t before = parks();
     interrupt_and_await_told();
     await_parked(worker.thread, "poll"); /* again, and undisturbed, though it is still pending */
     assert_int_equal(itr_pending(worker.thread), 1);
     assert_int_equal(parks(), before + 1);
-    makes_readable();
-    worker_wait(&worker);
-    makes_empty();
+    satisfy();
     assert_int_equal(job.result, 0);
     assert_int_equal(job.interruptions, 1);
     assert_true(job.cleared);
@@ -133,20 +149,14 @@ static void unknown_library_is_told_once(void **state) {
 static void known_library_fails_until_it_is_cleared(void **state) {
     (void)state;
     struct job job = {.library = &fails};
-    worker_give(&worker, poll_twice, &job);
-    await_parked(worker.thread, "poll");
-    assert_int_equal(itr_interrupt(worker.thread), ITR_OK);
-    worker_wait(&worker);
+    park_and_break(&job, poll_twice, "poll");
     assert_int_equal(job.result, ECANCELED);
     assert_int_equal(job.again, ECANCELED);
     assert_true(job.cleared);
     /* And then it waits again. */
     struct job next = {.library = &fails};
-    worker_give(&worker, poll_retrying, &next);
-    await_parked(worker.thread, "poll");
-    makes_readable();
-    worker_wait(&worker);
-    makes_empty();
+    park(&next, poll_retrying, "poll");
+    satisfy();
     assert_int_equal(next.result, 0);
     assert_int_equal(next.interruptions, 0);
 }
@@ -168,10 +178,7 @@ static void read_thrice(void *arg) {
 static void transfers_that_cannot_wait_are_made(void **state) {
     (void)state;
     struct job job = {.library = &fails};
-    worker_give(&worker, read_thrice, &job);
-    await_parked(worker.thread, "poll");
-    assert_int_equal(itr_interrupt(worker.thread), ITR_OK);
-    worker_wait(&worker);
+    park_and_break(&job, read_thrice, "poll");
     assert_int_equal(job.empty, -EAGAIN);
     assert_int_equal(job.result, 'x');
     assert_int_equal(job.again, -ECANCELED);
@@ -181,10 +188,7 @@ static void transfers_that_cannot_wait_are_made(void **state) {
 static void sleeps_end_early_and_nothing_else_does(void **state) {
     (void)state;
     struct job job = {.library = &sleeps};
-    worker_give(&worker, sleep_often, &job);
-    await_parked(worker.thread, "usleep");
-    assert_int_equal(itr_interrupt(worker.thread), ITR_OK);
-    worker_wait(&worker);
+    park_and_break(&job, sleep_often, "usleep");
     assert_int_equal(job.result, 0);
     assert_int_equal(job.again, EINTR);
     assert_true(job.cleared);
@@ -200,55 +204,40 @@ static void poll_for_long(void *arg) {
 static void timed_polls_expire(void **state) {
     (void)state;
     struct job job = {.library = &polls, .result = -1};
-    worker_give(&worker, poll_for_long, &job);
-    await_parked(worker.thread, "poll");
-    assert_int_equal(itr_interrupt(worker.thread), ITR_OK);
-    worker_wait(&worker);
+    park_and_break(&job, poll_for_long, "poll");
     assert_int_equal(job.result, 0);
     assert_int_equal(job.again, 0);
     assert_true(job.cleared);
     /* A time that never passes. */
     struct job endless = {.library = &polls};
-    worker_give(&worker, poll_retrying, &endless);
-    await_parked(worker.thread, "poll");
+    park(&endless, poll_retrying, "poll");
     interrupt_and_await_told();
-    makes_readable();
-    worker_wait(&worker);
-    makes_empty();
+    satisfy();
     assert_int_equal(endless.interruptions, 1);
     assert_true(endless.cleared);
     /* Another package's module of that name. */
     struct job other = {.library = &namesake};
-    worker_give(&worker, poll_for_long, &other);
-    await_parked(worker.thread, "poll");
-    assert_int_equal(itr_interrupt(worker.thread), ITR_OK);
-    worker_wait(&worker);
+    park_and_break(&other, poll_for_long, "poll");
     assert_int_equal(other.result, EINTR);
 }
 
 static void where_names_the_library(void **state) {
     (void)state;
     struct job job = {.library = &fails};
-    worker_give(&worker, poll_retrying, &job);
-    await_parked(worker.thread, "poll");
+    park(&job, poll_retrying, "poll");
     struct itr_where where;
     assert_int_equal(itr_where(worker.thread, &where), ITR_OK);
     assert_string_equal(where.library, "libpq-0123abcd.so.5");
-    makes_readable();
-    worker_wait(&worker);
-    makes_empty();
+    satisfy();
 }
 
 static void a_longer_name_is_another_library(void **state) {
     (void)state;
     struct job job = {.library = &renamed};
-    worker_give(&worker, poll_twice, &job);
-    await_parked(worker.thread, "poll");
+    park(&job, poll_twice, "poll");
     assert_int_equal(itr_interrupt(worker.thread), ITR_OK);
     await_parked(worker.thread, "poll"); /* the second */
-    makes_readable();
-    worker_wait(&worker);
-    makes_empty();
+    satisfy();
     assert_int_equal(job.result, EINTR);
     assert_true(job.cleared);
 }
@@ -257,10 +246,7 @@ static void registration_counts_at_once(void **state) {
     (void)state;
     assert_int_equal(itr_register_library("libwaits", ITR_LIBRARY_FAIL), ITR_OK);
     struct job job = {.library = &unknown};
-    worker_give(&worker, poll_twice, &job);
-    await_parked(worker.thread, "poll");
-    assert_int_equal(itr_interrupt(worker.thread), ITR_OK);
-    worker_wait(&worker);
+    park_and_break(&job, poll_twice, "poll");
     assert_int_equal(job.result, ECANCELED);
     assert_int_equal(job.again, ECANCELED);
     /* The latest counts, and before what is built in. */

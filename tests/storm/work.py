@@ -158,53 +158,31 @@ class Tokens(Work):
         assert put == got, f"{type(self).__name__}: lost {sorted(put - got)}, twice or from nowhere {sorted(got - put)}"
 
 
-class Queues(Tokens):
-    """A bounded queue, where put() waits too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.queue: Any = queue.Queue(5)
-
-    def do(self, dice: random.Random, endless: bool) -> None:
-        with deliver_on_blocking():
-            if dice.random() < 0.5:
-                number = next(self.numbers)
-                try:
-                    self.queue.put(number, timeout=briefly(dice, endless))
-                    self.put.append(number)
-                except queue.Full:
-                    pass
-            else:
-                try:
-                    self.got.append(self.queue.get(timeout=briefly(dice, endless)))
-                except queue.Empty:
-                    pass
-
-    def left(self) -> list[int]:
-        return list(self.queue.queue)
-
-
 class SimpleQueues(Tokens):
     """The queue written in C."""
 
-    def __init__(self) -> None:
+    def __init__(self, made: Any = None) -> None:
         super().__init__()
-        self.queue: Any = queue.SimpleQueue()
+        self.queue: Any = queue.SimpleQueue() if made is None else made
 
     def do(self, dice: random.Random, endless: bool) -> None:
-        with deliver_on_blocking():
+        number = next(self.numbers)
+        with deliver_on_blocking(), suppress(queue.Full, queue.Empty):
             if dice.random() < 0.5:
-                number = next(self.numbers)
-                self.queue.put(number)
+                self.queue.put(number, timeout=briefly(dice, endless))
                 self.put.append(number)
             else:
-                try:
-                    self.got.append(self.queue.get(timeout=briefly(dice, endless)))
-                except queue.Empty:
-                    pass
+                self.got.append(self.queue.get(timeout=briefly(dice, endless)))
 
     def left(self) -> list[int]:
         return [self.queue.get_nowait() for _ in range(self.queue.qsize())]
+
+
+class Queues(SimpleQueues):
+    """A bounded queue, where put() waits too."""
+
+    def __init__(self) -> None:
+        super().__init__(queue.Queue(5))
 
 
 SIZE = 8  # bytes of a token: so few are written and read at once, or not at all
