@@ -50,6 +50,7 @@ MODULES = [
     "multiprocessing_fork",
     "multiprocessing_spawn",
     "sqlite3",
+    "sqlite",  # its name up to 3.10
     "faulthandler",
     "gc",
     "sys_settrace",

@@ -300,8 +300,8 @@ void itr_monitor_after_fork(bool child) {
         start_error = 0;
         asleep_until = INT64_MIN;
         /* CPython is still mending itself for the child, and what the stub would do with a running thread meets keys
-         * and locks that are being made anew. The stub says when that is over (lifecycle.c); if it never does, because it
-         * was not Python that forked, then Python must not be used in this child anyway. */
+         * and locks that are being made anew. The stub says when that is over (lifecycle.c); if it never does, because
+         * it was not Python that forked, then Python must not be used in this child anyway. */
         forbidden = atomic_load_explicit(&itr_on_running, memory_order_relaxed) != NULL ? 1 : 0;
         monitor_tid = 0;
         watch_head = 0; /* the table has cleared every slot's `watched` */
