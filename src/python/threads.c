@@ -92,19 +92,20 @@ static bool attach_main(void) {
     return wanted == 1;
 }
 
-bool itr_in_main_interpreter(void) { return PyInterpreterState_Get() == PyInterpreterState_Main(); }
+static bool is_main_interpreters(PyThreadState *tstate) {
+    return PyThreadState_GetInterpreter(tstate) == PyInterpreterState_Main();
+}
+
+bool itr_in_main_interpreter(void) { return is_main_interpreters(PyThreadState_Get()); }
 
 struct itr_thread *itr_thread_current(void) {
     PyThreadState *tstate = PyThreadState_Get();
-    struct itr_thread *t = itr_thread_attached();
-    if (t != NULL && t->tstate == tstate) {
-        return t;
-    }
-    if (!itr_in_main_interpreter()) {
+    if (!is_main_interpreters(tstate)) {
         return NULL; /* also a thread that is attached, and runs another interpreter for a while */
     }
+    struct itr_thread *t = itr_thread_attached();
     if (t != NULL) {
-        t->tstate = tstate; /* attached from outside; or a thread of C's, which has one per call of Python */
+        t->tstate = tstate; /* not always that of its last call: a thread of C's has one per call of Python */
         return t;
     }
     unsigned long ident = PyThread_get_thread_ident();
