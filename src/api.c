@@ -161,13 +161,12 @@ EXPORT int itr_where(pthread_t thread, struct itr_where *where) {
     where->mask = (int)atomic_load_explicit(&slot->mask, memory_order_relaxed);
     where->pending = atomic_load_explicit(&slot->pending, memory_order_relaxed) != 0;
     where->exact = atomic_load_explicit(&slot->exact, memory_order_relaxed) != 0;
-    const void *caller = parked ? atomic_load_explicit(&slot->caller, memory_order_relaxed) : NULL;
     where->since_ns = atomic_load_explicit(&slot->since_ns, memory_order_relaxed);
     where->parks = atomic_load_explicit(&slot->parks, memory_order_relaxed);
     where->native_id = slot->tid;
     where->wake_fails = (int32_t)slot->wake_fails;
     itr_unlock(slot);
-    itr_foreign_name(caller, where->library, sizeof where->library);
+    itr_foreign_name(slot, where->library, sizeof where->library); /* it may take the loader's lock */
     return ITR_OK;
 }
 
@@ -209,12 +208,13 @@ static bool retract(itr_ref ref, uint32_t bit) {
     return done;
 }
 
-static void set_hooks(bool (*row_suspended)(const struct itr_slot *), void (*on_detach)(struct itr_slot *),
+static void set_hooks(bool (*row_suspended)(const struct itr_slot *),
                       int64_t (*on_running)(struct itr_slot *, itr_ref, uint32_t)) {
     atomic_store_explicit(&itr_row_suspended, row_suspended, memory_order_release);
-    atomic_store_explicit(&itr_on_detach, on_detach, memory_order_release);
     atomic_store_explicit(&itr_on_running, on_running, memory_order_release);
 }
+
+static void on_woken(void (*hook)(void)) { atomic_store_explicit(&itr_on_woken, hook, memory_order_release); }
 
 static void monitor_allow(void) { itr_monitor_after_fork(false); }
 
@@ -226,6 +226,7 @@ EXPORT const struct itr_stub_api *itr_stub_api(void) {
         .attach_self = itr_attach_self,
         .detach_self = itr_detach_self,
         .attach_other = itr_attach_other,
+        .claim_self = itr_claim_self,
         .lock_thread = itr_lock_thread,
         .lock_ref = itr_lock_ref,
         .unlock = itr_unlock,
@@ -237,6 +238,8 @@ EXPORT const struct itr_stub_api *itr_stub_api(void) {
         .mask_push = mask_push,
         .mask_pop = mask_pop,
         .set_hooks = set_hooks,
+        .on_woken = on_woken,
+        .wake_main = itr_signal_main,
         .monitor_stop = itr_monitor_stop,
         .monitor_allow = monitor_allow,
         .active = itr_active,

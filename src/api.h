@@ -15,6 +15,7 @@ struct itr_stub_api {
     struct itr_slot *(*attach_self)(void);
     void (*detach_self)(void);
     itr_ref (*attach_other)(pthread_t thread, pid_t tid);
+    void (*claim_self)(itr_ref ref);
     struct itr_slot *(*lock_thread)(pthread_t thread);
     struct itr_slot *(*lock_ref)(itr_ref ref);
     void (*unlock)(struct itr_slot *slot);
@@ -31,8 +32,12 @@ struct itr_stub_api {
     void (*mask_push)(struct itr_slot *slot, int level);
     void (*mask_pop)(struct itr_slot *slot, int level);
 
-    void (*set_hooks)(bool (*row_suspended)(const struct itr_slot *), void (*on_detach)(struct itr_slot *),
+    void (*set_hooks)(bool (*row_suspended)(const struct itr_slot *),
                       int64_t (*on_running)(struct itr_slot *, itr_ref, uint32_t));
+    /* Called by a thread that a wake-up signal has reached, in its wait. */
+    void (*on_woken)(void (*hook)(void));
+    /* End the main thread's wait for once, as any signal does whose handler the program has. */
+    void (*wake_main)(void);
     /* No monitor from here on, until as many calls of monitor_allow(). A forked child of a process with hooks has none
      * until it has called monitor_allow() once. */
     void (*monitor_stop)(void);
@@ -44,7 +49,7 @@ struct itr_stub_api {
     void (*unbind)(void);
     int (*register_library)(const char *stem, int policy);
     bool (*foreign_known)(size_t at, struct itr_foreign_entry *entry);
-    void (*foreign_name)(const void *caller, char *name, size_t size);
+    void (*foreign_name)(const struct itr_slot *slot, char *name, size_t size);
     int (*bound)(void);
     int (*signal_number)(void);
     bool (*signal_ours)(void);

@@ -22,11 +22,9 @@
 #define BUCKETS 16384u /* 10,000 threads fill it to 0.6; more only lengthen the chains */
 
 _Thread_local struct itr_slot *itr_self;
-_Atomic(void (*)(struct itr_slot *)) itr_on_detach;
 
 static _Atomic(struct itr_slot *) chunks[CHUNKS];
 static _Atomic uint32_t slots_made;
-static _Atomic uint32_t slots_used;
 
 static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;
 static uint32_t buckets[BUCKETS]; /* under table_lock: index + 1 */
@@ -143,8 +141,12 @@ static void begin_life(struct itr_slot *slot, pthread_t thread, pid_t tid, bool 
     atomic_store_explicit(&slot->sig_seen, 0, memory_order_relaxed);
     atomic_store_explicit(&slot->parks, 0, memory_order_relaxed);
     atomic_store_explicit(&slot->user, NULL, memory_order_relaxed);
+    atomic_store_explicit(&slot->piped, false, memory_order_relaxed);
     memset(slot->mask_depth, 0, sizeof slot->mask_depth);
-    slot->fake_clock = slot->join_row = slot->strict = slot->unbreakable = slot->until_kept = false;
+    slot->on_break = NULL;
+    slot->on_break_arg = NULL;
+    slot->break_errno = 0;
+    slot->fake_clock = slot->join_row = slot->strict = slot->unbreakable = slot->until_kept = slot->making_pipe = false;
     slot->until_ns = 0;
     slot->wake_fails = 0;
     slot->program_blocks = false;
@@ -152,17 +154,12 @@ static void begin_life(struct itr_slot *slot, pthread_t thread, pid_t tid, bool 
     slot->hash_next = buckets[bucket_of(thread)];
     buckets[bucket_of(thread)] = slot->index + 1;
     pthread_mutex_unlock(&slot->lock);
-    atomic_fetch_add_explicit(&slots_used, 1, memory_order_relaxed);
 }
 
 /* End a life: from here on no look-up finds the slot, and every itr_ref to it is stale. A waker that holds the lock is
- * waited for, so none can signal the thread after this returns: the thread may then end. */
+ * waited for, so none can signal the thread after this returns: the thread may then end. Table lock held. A slot in the
+ * hash is live and one that is not is not there, so whoever ends a life is the only one to release the slot. */
 static void end_life(struct itr_slot *slot) {
-    void (*hook)(struct itr_slot *) = atomic_load_explicit(&itr_on_detach, memory_order_acquire);
-    if (hook != NULL) {
-        hook(slot);
-    }
-    pthread_mutex_lock(&table_lock);
     unlink_slot(slot);
     pthread_mutex_lock(&slot->lock);
     atomic_store_explicit(&slot->live, 0, memory_order_release);
@@ -170,15 +167,15 @@ static void end_life(struct itr_slot *slot) {
     atomic_store_explicit(&slot->park, 0, memory_order_relaxed);
     slot->life++; /* begin_life increments again; this one makes refs stale now */
     pthread_mutex_unlock(&slot->lock);
-    pthread_mutex_unlock(&table_lock);
+}
 
+/* After end_life, by the thread that called it, without the table lock. */
+static void release_slot(struct itr_slot *slot) {
     itr_pipe_release(slot);
-
     pthread_mutex_lock(&table_lock);
     slot->hash_next = free_list;
     free_list = slot->index + 1;
     pthread_mutex_unlock(&table_lock);
-    atomic_fetch_sub_explicit(&slots_used, 1, memory_order_relaxed);
 }
 
 static void at_thread_exit(void *unused) {
@@ -188,42 +185,59 @@ static void at_thread_exit(void *unused) {
 
 static void make_exit_key(void) { exit_key_made = pthread_key_create(&exit_key, at_thread_exit) == 0; }
 
-static struct itr_slot *new_life(pthread_t thread, pid_t tid, bool adopted) {
+/* A slot of this pthread_t may be a dead thread's that nobody told us about (attached from outside, never adopted). Its
+ * number was reused by another, which must not inherit anything: the tid tells them apart. A slot that its thread has
+ * adopted ends with that thread; another tid of the caller's is out of date as long as it lives. Table lock held. */
+static bool is_same_thread(const struct itr_slot *slot, pid_t tid, bool self) {
+    if (self) {
+        return slot->tid == tid && !slot->adopted;
+    }
+    return tid == 0 || slot->tid == tid ||
+           (slot->adopted && syscall(SYS_tgkill, (long)getpid(), (long)slot->tid, 0L) == 0);
+}
+
+/* Look-up, end of a dead thread's life and the new one are one step: a thread attaches itself while others attach it,
+ * and either may come first. *ref is read in it too, for the thread may detach right behind it. */
+static struct itr_slot *attach(pthread_t thread, pid_t tid, bool self, itr_ref *ref) {
+    void *spare = NULL;
+    uint32_t spare_chunk = 0, offset = 0;
     for (;;) {
-        uint32_t made = atomic_load_explicit(&slots_made, memory_order_acquire);
-        uint32_t chunk = 0, offset = 0;
-        locate(made, &chunk, &offset);
-        void *spare = NULL;
-        if (chunk < CHUNKS && atomic_load_explicit(&chunks[chunk], memory_order_acquire) == NULL) {
-            spare = map_chunk(chunk);
-            if (spare == NULL) {
-                return NULL;
-            }
-        }
+        struct itr_slot *stale = NULL;
         pthread_mutex_lock(&table_lock);
-        /* Another slot of this pthread_t is a dead thread's that nobody told us about (attached from outside, never
-         * adopted). Its number was reused by `thread`: it must not inherit anything. */
-        struct itr_slot *stale = find(thread);
-        struct itr_slot *slot = NULL;
-        if (stale == NULL) {
-            slot = take_slot(&spare, chunk);
+        struct itr_slot *slot = find(thread);
+        if (slot != NULL && !is_same_thread(slot, tid, self)) {
+            end_life(slot);
+            stale = slot;
+            slot = NULL;
+        }
+        if (slot == NULL) {
+            slot = take_slot(&spare, spare_chunk);
             if (slot != NULL) {
-                begin_life(slot, thread, tid, adopted);
+                begin_life(slot, thread, tid, self);
             }
+        } else if (self) {
+            pthread_mutex_lock(&slot->lock);
+            slot->adopted = true;
+            pthread_mutex_unlock(&slot->lock);
         }
-        bool full = stale == NULL && slot == NULL && chunk >= CHUNKS;
+        *ref = slot == NULL ? 0 : itr_ref_of(slot);
+        uint32_t made = atomic_load_explicit(&slots_made, memory_order_relaxed);
         pthread_mutex_unlock(&table_lock);
-        if (spare != NULL) {
-            munmap(spare, sizeof(struct itr_slot) * ((size_t)FIRST_CHUNK << chunk));
-        }
         if (stale != NULL) {
-            end_life(stale);
-            continue;
+            release_slot(stale);
         }
-        if (slot != NULL || full) {
+        if (spare != NULL) { /* somebody else mapped that chunk meanwhile, or freed a slot */
+            munmap(spare, sizeof(struct itr_slot) * ((size_t)FIRST_CHUNK << spare_chunk));
+            spare = NULL;
+        }
+        if (slot != NULL) {
             return slot;
         }
-        /* Somebody else made the slot we had mapped for: try again. */
+        locate(made, &spare_chunk, &offset);
+        spare = spare_chunk < CHUNKS ? map_chunk(spare_chunk) : NULL;
+        if (spare == NULL) {
+            return NULL;
+        }
     }
 }
 
@@ -234,17 +248,8 @@ struct itr_slot *itr_attach_self(void) {
     int saved = errno;
     pid_t tid = (pid_t)syscall(SYS_gettid);
     pthread_once(&exit_key_once, make_exit_key);
-    pthread_mutex_lock(&table_lock);
-    struct itr_slot *slot = find(pthread_self());
-    if (slot != NULL && slot->tid == tid) {
-        slot->adopted = true;
-    } else {
-        slot = NULL;
-    }
-    pthread_mutex_unlock(&table_lock);
-    if (slot == NULL) {
-        slot = new_life(pthread_self(), tid, true);
-    }
+    itr_ref ref = 0;
+    struct itr_slot *slot = attach(pthread_self(), tid, true, &ref);
     if (slot != NULL) {
         itr_self = slot;
         itr_signals_attach(slot);
@@ -257,17 +262,22 @@ struct itr_slot *itr_attach_self(void) {
 }
 
 itr_ref itr_attach_other(pthread_t thread, pid_t tid) {
-    struct itr_slot *slot = itr_lock_thread(thread);
-    if (slot != NULL) {
-        bool same = tid == 0 || slot->tid == tid;
-        itr_ref ref = itr_ref_of(slot);
-        itr_unlock(slot);
-        if (same) {
-            return ref;
-        }
+    int saved = errno;
+    itr_ref ref = 0;
+    (void)attach(thread, tid, false, &ref);
+    errno = saved;
+    return ref;
+}
+
+void itr_claim_self(itr_ref ref) {
+    pthread_mutex_lock(&table_lock);
+    struct itr_slot *slot = find(pthread_self());
+    if (slot != NULL && itr_ref_of(slot) == ref && slot->tid == 0) {
+        pthread_mutex_lock(&slot->lock);
+        slot->tid = (pid_t)syscall(SYS_gettid);
+        pthread_mutex_unlock(&slot->lock);
     }
-    slot = new_life(thread, tid, false);
-    return slot == NULL ? 0 : itr_ref_of(slot);
+    pthread_mutex_unlock(&table_lock);
 }
 
 void itr_detach_self(void) {
@@ -279,7 +289,11 @@ void itr_detach_self(void) {
     if (exit_key_made) {
         pthread_setspecific(exit_key, NULL);
     }
+    itr_signals_detach(slot);
+    pthread_mutex_lock(&table_lock);
     end_life(slot);
+    pthread_mutex_unlock(&table_lock);
+    release_slot(slot);
 }
 
 struct itr_slot *itr_lock_thread(pthread_t thread) {
@@ -317,10 +331,9 @@ void itr_each_slot(void (*visit)(struct itr_slot *, void *), void *arg) {
     }
 }
 
-uint32_t itr_slots_in_use(void) { return atomic_load_explicit(&slots_used, memory_order_relaxed); }
-
-/* Fork. The table lock is held across it, so the hash and the free list are whole in the child. A slot's lock may be
- * held by another thread at that moment; the child has no such thread, so it makes all of them anew. */
+/* Fork. The table lock is held across it, so the hash is whole in the child. A slot's lock may be held by another
+ * thread at that moment; the child has no such thread, so it makes all of them anew. A slot whose thread was ending is
+ * in neither the hash nor the free list, and still has its pipe: that is found by going through all. */
 void itr_table_before_fork(void) { pthread_mutex_lock(&table_lock); }
 
 void itr_table_after_fork(bool child) {
@@ -330,13 +343,11 @@ void itr_table_after_fork(bool child) {
     }
     pthread_mutex_unlock(&table_lock); /* taken by this very thread, before the fork */
     uint32_t made = atomic_load_explicit(&slots_made, memory_order_relaxed);
+    free_list = 0;
     for (uint32_t i = 0; i < made; i++) {
         struct itr_slot *slot = itr_slot_at(i);
         pthread_mutex_init(&slot->lock, NULL);
         slot->watched = false; /* the monitor's list starts anew; a slot that is free may still have been on it */
-        if (atomic_load_explicit(&slot->live, memory_order_relaxed) == 0) {
-            continue;
-        }
         itr_pipe_forget(slot); /* inherited: shared with the parent, so closed and never written */
         if (slot == itr_self) {
             slot->tid = (pid_t)syscall(SYS_gettid);
@@ -347,13 +358,14 @@ void itr_table_after_fork(bool child) {
                                   memory_order_relaxed);
             continue;
         }
-        unlink_slot(slot);
-        slot->life++;
-        atomic_store_explicit(&slot->live, 0, memory_order_relaxed);
-        atomic_store_explicit(&slot->pending, 0, memory_order_relaxed);
-        atomic_store_explicit(&slot->park, 0, memory_order_relaxed);
+        if (atomic_load_explicit(&slot->live, memory_order_relaxed) != 0) {
+            unlink_slot(slot);
+            slot->life++;
+            atomic_store_explicit(&slot->live, 0, memory_order_relaxed);
+            atomic_store_explicit(&slot->pending, 0, memory_order_relaxed);
+            atomic_store_explicit(&slot->park, 0, memory_order_relaxed);
+        }
         slot->hash_next = free_list;
         free_list = slot->index + 1;
-        atomic_fetch_sub_explicit(&slots_used, 1, memory_order_relaxed);
     }
 }

@@ -58,6 +58,7 @@ struct itr_slot {
     const void *tstate;
     uint64_t generation_counter; /* target: of park words */
     const void *policy_of;       /* target: the last foreign caller whose policy was looked up (foreign.c) */
+    char policy_path[128];       /* ... and the object it is in */
     uint32_t policy_generation;
     int policy;
     int64_t until_ns; /* target: the latest end of the exact call's semaphore waits, CLOCK_MONOTONIC; 0: none */
@@ -85,7 +86,9 @@ struct itr_slot {
     int pipe[2];        /* -1: none */
     dev_t pipe_dev;
     ino_t pipe_ino;
+    bool making_pipe;       /* target: one is being made, in the calls that this one's handler has interrupted */
     _Atomic bool piped;     /* a byte was written for the park in progress */
+    int sig_number;         /* of the signal that was sent last */
     bool program_blocks;    /* target: the program's own idea of our signal in this thread's mask */
     uint32_t mask_depth[3]; /* target: pushes by level */
 
@@ -121,16 +124,15 @@ void itr_unlock(struct itr_slot *slot);
 struct itr_slot *itr_attach_self(void);
 /* Attach another thread, which adopts the slot at its first itr_attach_self(). 0 when memory ran out. */
 itr_ref itr_attach_other(pthread_t thread, pid_t tid);
+/* The caller is the thread that was attached as `ref` by who did not know its tid (0), and is about to adopt that slot.
+ */
+void itr_claim_self(itr_ref ref);
 void itr_detach_self(void);
 
 /* Calls visit(slot, arg) for every slot in use, without locks. */
 void itr_each_slot(void (*visit)(struct itr_slot *, void *), void *arg);
-uint32_t itr_slots_in_use(void);
 
 void itr_table_before_fork(void);
 void itr_table_after_fork(bool child);
-
-/* Called for a slot whose thread ends, before the slot can be reused. No GIL, no locks held. */
-extern _Atomic(void (*)(struct itr_slot *)) itr_on_detach;
 
 #endif

@@ -27,6 +27,9 @@ static _Atomic uint32_t n_added;
 static _Atomic uint32_t generation = 1; /* of all answers; slots remember theirs with it */
 static pthread_mutex_t add_lock = PTHREAD_MUTEX_INITIALIZER;
 
+/* An entry that was being written is not counted yet, and is written over. */
+void itr_foreign_after_fork(void) { pthread_mutex_init(&add_lock, NULL); }
+
 bool itr_foreign_known(size_t at, struct itr_foreign_entry *entry) {
     if (at >= N_KNOWN) {
         return false;
@@ -55,26 +58,23 @@ static bool has_stem(const char *path, const char *stem) {
 
 /* glibc 2.35 finds the object without a lock. dladdr takes the loader's, which another thread may hold for as long as
  * some library's constructor takes. */
+#ifdef DLFO_STRUCT_HAS_EH_DBASE
+static int (*find_object)(void *, struct dl_find_object *); /* set before there are calls to ask about */
+#else
+static void *const find_object;
+#endif
+
+void itr_foreign_start(void) {
+#ifdef DLFO_STRUCT_HAS_EH_DBASE
+    *(void **)(void *)&find_object = dlsym(RTLD_DEFAULT, "_dl_find_object");
+#endif
+}
+
 static const char *object_of(const void *address) {
 #ifdef DLFO_STRUCT_HAS_EH_DBASE
-    typedef int (*find_function)(void *, struct dl_find_object *);
-    static _Atomic(find_function) find;
-    static _Atomic bool looked;
-    if (!atomic_load_explicit(&looked, memory_order_acquire)) {
-        union {
-            void *data;
-            find_function function;
-        } symbol = {dlsym(RTLD_DEFAULT, "_dl_find_object")};
-        atomic_store_explicit(&find, symbol.function, memory_order_relaxed);
-        atomic_store_explicit(&looked, true, memory_order_release); /* pairs with the load above */
-    }
-    find_function function = atomic_load_explicit(&find, memory_order_relaxed);
-    if (function != NULL) {
+    if (find_object != NULL) {
         struct dl_find_object found;
-        if (function((void *)(uintptr_t)address, &found) != 0) {
-            return NULL;
-        }
-        return found.dlfo_link_map->l_name;
+        return find_object((void *)(uintptr_t)address, &found) == 0 ? found.dlfo_link_map->l_name : NULL;
     }
 #endif
     Dl_info info;
@@ -96,25 +96,43 @@ static int policy_of_path(const char *path) {
     return ITR_LIBRARY_ONCE;
 }
 
+/* The last answer is remembered with the path that it is for: when a library is unloaded, the next one may have its
+ * addresses. Only where to ask takes a lock is it remembered with the address. */
 int itr_foreign_policy(struct itr_slot *slot, const void *caller) {
     /* Before the look-up: an answer that a registration overtakes is remembered as old. */
     uint32_t now = atomic_load_explicit(&generation, memory_order_acquire);
-    if (slot->policy_of != caller || slot->policy_generation != now) {
-        const char *path = object_of(caller);
-        slot->policy = path == NULL ? ITR_LIBRARY_ONCE : policy_of_path(path);
-        slot->policy_of = caller;
-        slot->policy_generation = now;
+    bool remembered = slot->policy_generation == now;
+    if (remembered && find_object == NULL && slot->policy_of == caller) {
+        return slot->policy;
     }
+    const char *path = object_of(caller);
+    path = path == NULL ? "" : path;
+    if (!remembered || strcmp(slot->policy_path, path) != 0) {
+        slot->policy = policy_of_path(path);
+        slot->policy_generation = now;
+        size_t n = strnlen(path, sizeof slot->policy_path - 1); /* a longer one is looked up each time */
+        memcpy(slot->policy_path, path, n);
+        slot->policy_path[n] = '\0';
+    }
+    slot->policy_of = caller;
     return slot->policy;
 }
 
-void itr_foreign_name(const void *caller, char *name, size_t size) {
-    const char *found = caller == NULL ? NULL : base_name(object_of(caller));
+void itr_foreign_name(const struct itr_slot *slot, char *name, size_t size) {
+    uint64_t word = atomic_load_explicit(&slot->park, memory_order_acquire) & ~ITR_PARK_WAKING;
+    const void *caller = atomic_load_explicit(&slot->caller, memory_order_relaxed);
+    const char *found = word == 0 || caller == NULL ? NULL : base_name(object_of(caller));
     name[0] = '\0';
     if (found != NULL) {
         size_t n = strnlen(found, size - 1);
         memcpy(name, found, n);
         name[n] = '\0';
+    }
+    /* A call keeps its object from being unloaded. If this one has ended meanwhile, that may have been another's name,
+     * or what is left of one: the word, which has the park's number in it, tells. */
+    atomic_thread_fence(memory_order_acquire);
+    if ((atomic_load_explicit(&slot->park, memory_order_relaxed) & ~ITR_PARK_WAKING) != word) {
+        name[0] = '\0';
     }
 }
 

@@ -12,8 +12,9 @@
  * no lock, allocates nothing. */
 int itr_foreign_policy(struct itr_slot *slot, const void *caller);
 
-/* The file name, without folders, of the object whose code is at `caller`; "" when it is not known. */
-void itr_foreign_name(const void *caller, char *name, size_t size);
+/* The file name, without folders, of the object that made the call in which the slot's thread waits; "" when it does
+ * not wait, or the object is not known. It may take the loader's lock, so none may be held. */
+void itr_foreign_name(const struct itr_slot *slot, char *name, size_t size);
 
 /* The built-in table, for the docs and the Python package: false behind its end. */
 struct itr_foreign_entry {
@@ -22,5 +23,10 @@ struct itr_foreign_entry {
     const char *effect;
 };
 bool itr_foreign_known(size_t at, struct itr_foreign_entry *entry);
+
+/* In the constructor: finds out how to find a caller's object. */
+void itr_foreign_start(void);
+/* In a forked child: whoever was registering a library is not there to unlock. */
+void itr_foreign_after_fork(void);
 
 #endif

@@ -30,7 +30,11 @@
 #define GLOB_DAT R_AARCH64_GLOB_DAT
 #endif
 
-static pthread_mutex_t bind_lock = PTHREAD_MUTEX_INITIALIZER; /* one pass at a time; held across dl_iterate_phdr only */
+/* One pass at a time. Held across dl_iterate_phdr, which takes the linker's lock of its list, and across fork, whose
+ * child would never get that one if somebody held it. Nobody waits for ours with the linker's: constructors, which may
+ * call us, run without it. What is done for each object calls neither the linker nor anybody else (no dlsym: that takes
+ * the lock that is held while constructors run). */
+static pthread_mutex_t bind_lock = PTHREAD_MUTEX_INITIALIZER;
 static bool wanted;
 static int bound;
 static unsigned long long seen_adds, seen_subs;
@@ -38,6 +42,16 @@ static bool complete; /* ... and everything that was there then is bound */
 
 bool itr_late_wanted(void) { return wanted; }
 int itr_late_bound(void) { return __atomic_load_n(&bound, __ATOMIC_RELAXED); }
+
+void itr_late_before_fork(void) { pthread_mutex_lock(&bind_lock); }
+
+void itr_late_after_fork(bool child) {
+    if (child) {
+        pthread_mutex_init(&bind_lock, NULL);
+    } else {
+        pthread_mutex_unlock(&bind_lock);
+    }
+}
 
 #ifdef JUMP_SLOT
 

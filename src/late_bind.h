@@ -12,6 +12,8 @@ int itr_late_bind(void);
 void itr_late_bind_too(const char *name, void (*wrapper)(void), void (*real)(void));
 /* Point them back. */
 void itr_late_unbind(void);
+void itr_late_before_fork(void);
+void itr_late_after_fork(bool child);
 /* Slots that point at the wrappers now. */
 int itr_late_bound(void);
 bool itr_late_wanted(void);

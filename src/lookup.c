@@ -40,7 +40,7 @@ static int most_abandoned(void) {
     static _Atomic int known;
     int most = atomic_load_explicit(&known, memory_order_relaxed);
     if (most == 0) {
-        const char *wish = getenv("INTERRUPTIBLE_MAX_LOOKUPS");
+        const char *wish = secure_getenv("INTERRUPTIBLE_MAX_LOOKUPS");
         long value = wish == NULL ? 0 : strtol(wish, NULL, 10);
         most = value > 0 && value <= INT_MAX ? (int)value : MOST_ABANDONED;
         atomic_store_explicit(&known, most, memory_order_relaxed); /* two threads would store the same */
@@ -179,8 +179,8 @@ static bool start(struct itr_lookup *l) {
 static bool await(struct itr_lookup *l, struct itr_park *p) {
     for (;;) {
         int result = -1;
-        p->slot->deadline = (struct timespec){(time_t)1 << 33, 0}; /* in the 23rd century, for a waker to pull */
-        if (itr_park_enter(p)) {
+        /* In the 23rd century, for a waker to pull. */
+        if (itr_park_enter_until(p, (struct timespec){(time_t)1 << 33, 0})) {
             result = itr_real.sem_timedwait(&l->wake, &p->slot->deadline);
             itr_park_leave(p, result != 0);
         }

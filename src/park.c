@@ -1,6 +1,7 @@
 /* The park protocol.
  *
  * Target                                     Waker (holds slot->lock)
+ *   park = closed; the deadline
  *   park = word          (seq_cst)             pending |= bit        (seq_cst)
  *   if pending: broken   (seq_cst)             word = park           (seq_cst)
  *   the libc call                              if word: CAS WAKING, pull deadline | write | signal, clear WAKING
@@ -23,8 +24,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <signal.h>
+#include <string.h>
 
 _Atomic(bool (*)(const struct itr_slot *)) itr_row_suspended;
+_Atomic(void (*)(void)) itr_on_woken;
 
 int64_t itr_now_ns(void) {
     struct timespec now;
@@ -60,11 +64,39 @@ static void set_manner(struct itr_park *p) {
     }
 }
 
-bool itr_park_begin(struct itr_park *p, enum itr_kind wanted, uint32_t class_, const char *call, int fd) {
+/* Where on the stack the park that is announced was begun. NOWHERE while that is not known: a handler may come between
+ * any two instructions, and park itself. */
+#define NOWHERE UINTPTR_MAX
+#define NEAR 0x40000 /* what lies farther away may be another stack that the kernel does not know of */
+static _Thread_local _Atomic uintptr_t parked_at;
+
+static void unannounce(struct itr_park *p);
+
+/* A handler that jumps (siglongjmp) or throws out of a park leaves it announced, and all further calls would be taken
+ * for nested ones. Nested calls are made below the park's frame. One that is made at its height or above, and not on an
+ * alternate signal stack, shows that the frame is gone: then the park is ended here. */
+static bool is_nested(struct itr_slot *slot, uintptr_t frame) {
+    stack_t alternate;
+    uintptr_t parked = atomic_load_explicit(&parked_at, memory_order_relaxed);
+    if (frame < parked || frame - parked > NEAR || sigaltstack(NULL, &alternate) != 0 ||
+        (alternate.ss_flags & SS_ONSTACK) != 0) {
+        return true;
+    }
+    struct itr_park dead = {.slot = slot};
+    dead.word = atomic_load_explicit(&slot->park, memory_order_relaxed) & ~ITR_PARK_WAKING;
+    dead.sent_before = atomic_load_explicit(&slot->sig_sent, memory_order_relaxed);
+    unannounce(&dead);
+    return false;
+}
+
+__attribute__((noinline)) bool itr_park_begin(struct itr_park *p, enum itr_kind wanted, uint32_t class_,
+                                              const char *call, int fd) {
     struct itr_slot *slot = itr_self;
-    if (slot == NULL || atomic_load_explicit(&slot->park, memory_order_relaxed) != 0) {
+    uintptr_t frame = (uintptr_t)__builtin_frame_address(0);
+    if (slot == NULL || (atomic_load_explicit(&slot->park, memory_order_relaxed) != 0 && is_nested(slot, frame))) {
         return false;
     }
+    p->frame = frame;
     uint32_t row = atomic_load_explicit(&slot->exact, memory_order_relaxed);
     bool (*suspended)(const struct itr_slot *) = atomic_load_explicit(&itr_row_suspended, memory_order_relaxed);
     p->slot = slot;
@@ -119,7 +151,7 @@ static bool take_break(struct itr_park *p) {
     if (cannot_wait(p)) {
         return false;
     }
-    /* From here on it cannot be taken back. Pairs with itr_retract: store committed, load pending against store
+    /* From here on it cannot be taken back. Pairs with retract() in api.c: store committed, load pending against store
      * pending, load committed, so that not both think they won. */
     atomic_store_explicit(&slot->committed, 1, memory_order_seq_cst);
     if (atomic_load_explicit(&slot->pending, memory_order_seq_cst) == 0) {
@@ -137,9 +169,14 @@ static bool take_break(struct itr_park *p) {
 static void unannounce(struct itr_park *p) {
     struct itr_slot *slot = p->slot;
     uint64_t expected = p->word;
+    atomic_store_explicit(&parked_at, NOWHERE, memory_order_relaxed);
+    atomic_signal_fence(memory_order_seq_cst);
     /* acq_rel: pairs with the waker's release when it clears WAKING, so its writes (piped, sig_sent) are seen. */
     while (
         !atomic_compare_exchange_weak_explicit(&slot->park, &expected, 0, memory_order_acq_rel, memory_order_acquire)) {
+        if ((expected & ~ITR_PARK_WAKING) != p->word) {
+            return; /* taken for dead: a handler has switched stacks */
+        }
         if (expected != p->word) {
             p->woken = true;
             sched_yield();
@@ -166,13 +203,30 @@ static void unannounce(struct itr_park *p) {
         atomic_store_explicit(&slot->piped, false, memory_order_relaxed);
         itr_pipe_drain(slot);
     }
+    void (*hook)(void) = sent == p->sent_before ? NULL : atomic_load_explicit(&itr_on_woken, memory_order_acquire);
+    if (hook != NULL) {
+        hook();
+    }
 }
 
-bool itr_park_enter(struct itr_park *p) {
+/* From here on a handler's own waits are nested, and leave the slot alone; no waker touches it yet. The word is for the
+ * thread itself, whose handlers come between any two instructions, so the compiler's order is enough. */
+static void begin_announcing(struct itr_park *p) {
     p->saved_errno = errno;
     p->woken = false;
+    atomic_store_explicit(&parked_at, NOWHERE, memory_order_relaxed);
+    atomic_signal_fence(memory_order_seq_cst);
+    uint64_t closed = (p->word & ~UINT64_C(0xff)) | (uint64_t)ITR_PARK_CLOSED;
+    atomic_store_explicit(&p->slot->park, closed, memory_order_relaxed);
+    atomic_signal_fence(memory_order_seq_cst);
+    atomic_store_explicit(&parked_at, p->frame, memory_order_relaxed);
+    atomic_signal_fence(memory_order_seq_cst);
+}
+
+static bool announce(struct itr_park *p) {
     /* A waker sends only while it holds WAKING on our word, so whatever is added from here on is for this park. */
     p->sent_before = atomic_load_explicit(&p->slot->sig_sent, memory_order_relaxed);
+    /* A waker that sees this word sees the deadline too, and pulls that one. */
     atomic_store_explicit(&p->slot->park, p->word, memory_order_seq_cst);
     /* Who is told EINTR is told so by the kernel, when the call really waits: libzmq aborts when a read of what is
      * readable fails, and a connect that was never issued looks connected to whoever then polls for it. The monitor
@@ -185,6 +239,23 @@ bool itr_park_enter(struct itr_park *p) {
     return true;
 }
 
+/* Only a handler of the program's ends these. sigwait and its like, of the same class, end with a signal that they
+ * take. */
+static bool ends_by_handler(const struct itr_park *p) {
+    return p->class_ == ITR_SIGWAIT && (strcmp(p->call, "sigsuspend") == 0 || strcmp(p->call, "pause") == 0);
+}
+
+bool itr_park_enter(struct itr_park *p) {
+    begin_announcing(p);
+    return announce(p);
+}
+
+bool itr_park_enter_until(struct itr_park *p, struct timespec deadline) {
+    begin_announcing(p);
+    p->slot->deadline = deadline;
+    return announce(p);
+}
+
 bool itr_park_leave(struct itr_park *p, bool ended) {
     int saved = errno;
     unannounce(p);
@@ -193,7 +264,9 @@ bool itr_park_leave(struct itr_park *p, bool ended) {
         return false;
     }
     p->broken = (p->firm || p->woken) && take_break(p);
-    if (!p->broken && p->woken) {
+    /* A handler of the program's may have run beside the stale wake-up, and may be all that the caller waits for: an
+     * EINTR for nothing can be made good, one that is kept back cannot. */
+    if (!p->broken && p->woken && !ends_by_handler(p)) {
         errno = p->saved_errno; /* as it was before the call that will be made again */
         return true;
     }

@@ -40,6 +40,7 @@ enum itr_class {
 struct itr_park {
     struct itr_slot *slot;
     uint64_t word;
+    uintptr_t frame; /* where on the stack it was begun */
     const char *call;
     int fd;
     uint32_t class_;
@@ -76,6 +77,9 @@ static inline void itr_park_close(struct itr_park *p) {
 /* Announce it, then look at the flag. False: do not make the call, it is broken already (leave has been done). */
 bool itr_park_enter(struct itr_park *p);
 
+/* The same for ITR_PARK_DEADLINE: `deadline` is what slot->deadline says when the call is made. */
+bool itr_park_enter_until(struct itr_park *p, struct timespec deadline);
+
 /* The call has returned. `ended`: it returned without an effect (EINTR, a time-out). True: the wait must be resumed,
  * because only a stale wake-up ended it; call itr_park_enter() again. Else p->broken says whether to report the
  * interrupt. Keeps errno. */
@@ -98,5 +102,7 @@ int64_t itr_now_ns(void);
 /* Inside an exact call, Python code may run (__del__, GC, callbacks): the row is suspended then. The stub installs the
  * test; without it no exact call exists. */
 extern _Atomic(bool (*)(const struct itr_slot *)) itr_row_suspended;
+/* Set by the stub: called by a thread that a wake-up signal has reached, behind its park. */
+extern _Atomic(void (*)(void)) itr_on_woken;
 
 #endif

@@ -5,7 +5,9 @@
 #include "preload.h"
 
 #include "flag_table.h"
+#include "foreign.h"
 #include "interruptible.h"
+#include "late_bind.h"
 #include "lookup.h"
 #include "monitor.h"
 #include "self_pipe.h"
@@ -156,19 +158,25 @@ VARIADIC(EXPORT_VARIADIC)
 static void before_fork(void) {
     itr_monitor_stop();
     itr_table_before_fork();
+    itr_pipe_before_fork();
+    itr_late_before_fork();
 }
 
 static void after_fork_parent(void) {
+    itr_late_after_fork(false);
+    itr_pipe_after_fork(false);
     itr_table_after_fork(false);
     itr_monitor_after_fork(false);
 }
 
 static void after_fork_child(void) {
     itr_signals_after_fork();
-    itr_pipe_pool_after_fork();
+    itr_pipe_after_fork(true);
     itr_table_after_fork(true);
     itr_monitor_after_fork(true);
     itr_lookups_after_fork();
+    itr_foreign_after_fork();
+    itr_late_after_fork(true);
 }
 
 __attribute__((constructor(101))) static void start(void) {
@@ -176,6 +184,7 @@ __attribute__((constructor(101))) static void start(void) {
 #define ITR_ROW(ret, name, body, class_, fd, params, args) (void)RESOLVE(name);
 #include "calls.def"
 #undef ITR_ROW
+    itr_foreign_start();
     pthread_atfork(before_fork, after_fork_parent, after_fork_child);
     errno = saved;
 }

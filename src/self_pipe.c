@@ -7,6 +7,7 @@
 #include <limits.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define POOL 64
@@ -38,9 +39,13 @@ static void set_own(int fd, uint8_t value) {
     }
 }
 
+/* By system call, here and below: libc's functions are cancellation points, and a thread that was cancelled in one
+ * would never unlock the slot. */
+static void raw_close(int fd) { syscall(SYS_close, fd); }
+
 static void close_own(int fd) {
     set_own(fd, 0);
-    itr_real.close(fd);
+    raw_close(fd);
 }
 
 /* The number may have been closed behind our back (a raw syscall) and reused by the program: the inode tells. */
@@ -71,23 +76,16 @@ static int most_fds(void) {
     return (int)(limit.rlim_cur / 2);
 }
 
+/* Pool lock held. */
 static bool fresh_pipe(int ends[2]) {
-    for (;;) {
-        struct spare spare = {{-1, -1}, 0, 0};
-        pthread_mutex_lock(&pool_lock);
-        if (pooled > 0) {
-            spare = pool[--pooled];
-        }
-        pthread_mutex_unlock(&pool_lock);
-        if (spare.fd[0] < 0) {
-            break;
-        }
-        if (is_pipe(spare.fd[0], spare.dev, spare.ino) && is_pipe(spare.fd[1], spare.dev, spare.ino)) {
-            ends[0] = spare.fd[0];
-            ends[1] = spare.fd[1];
+    while (pooled > 0) {
+        const struct spare *spare = &pool[--pooled];
+        if (is_pipe(spare->fd[0], spare->dev, spare->ino) && is_pipe(spare->fd[1], spare->dev, spare->ino)) {
+            ends[0] = spare->fd[0];
+            ends[1] = spare->fd[1];
             return true;
         }
-        drop_spare(&spare);
+        drop_spare(spare);
     }
     if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0) {
         return false;
@@ -98,28 +96,24 @@ static bool fresh_pipe(int ends[2]) {
         if (ends[i] <= STDERR_FILENO) { /* those are the program's, even while they are closed */
             int low = ends[i];
             ends[i] = itr_real.fcntl(low, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
-            itr_real.close(low);
+            raw_close(low);
         }
         usable = usable && ends[i] >= 0 && ends[i] < most;
     }
     for (int i = 0; i < 2 && !usable; i++) {
         if (ends[i] >= 0) {
-            itr_real.close(ends[i]);
+            raw_close(ends[i]);
         }
     }
     return usable;
 }
 
-int itr_pipe_get(struct itr_slot *slot) {
-    if (slot->pipe[0] >= 0) { /* only the target makes one; a closer takes it away under the lock, seen below */
-        return slot->pipe[0];
-    }
-    int saved = errno;
+/* Slot and pool locked: a fork in between would leave the child with a pipe that nobody knows. */
+static void give_pipe(struct itr_slot *slot) {
     int ends[2];
     struct stat st;
     if (!fresh_pipe(ends)) {
-        errno = saved;
-        return -1;
+        return;
     }
     if (atomic_load_explicit(&owner, memory_order_relaxed) == 0) {
         atomic_store_explicit(&owner, getpid(), memory_order_relaxed);
@@ -131,17 +125,34 @@ int itr_pipe_get(struct itr_slot *slot) {
     if (fstat(ends[0], &st) != 0 || !S_ISFIFO(st.st_mode) || !is_pipe(ends[1], st.st_dev, st.st_ino)) {
         set_own(ends[0], 0);
         set_own(ends[1], 0);
-        errno = saved;
-        return -1;
+        return;
     }
-    pthread_mutex_lock(&slot->lock);
     slot->pipe_dev = st.st_dev;
     slot->pipe_ino = st.st_ino;
     slot->pipe[0] = ends[0];
     slot->pipe[1] = ends[1];
+}
+
+int itr_pipe_get(struct itr_slot *slot) {
+    if (slot->pipe[0] >= 0) { /* only the target makes one; a closer takes it away under the lock, seen below */
+        return slot->pipe[0];
+    }
+    if (slot->making_pipe) { /* a handler of the program's polls, in the middle of this */
+        return -1;
+    }
+    int saved = errno;
+    slot->making_pipe = true;
+    atomic_signal_fence(memory_order_seq_cst);
+    pthread_mutex_lock(&slot->lock);
+    pthread_mutex_lock(&pool_lock);
+    give_pipe(slot);
+    int end = slot->pipe[0];
+    pthread_mutex_unlock(&pool_lock);
     pthread_mutex_unlock(&slot->lock);
+    atomic_signal_fence(memory_order_seq_cst);
+    slot->making_pipe = false;
     errno = saved;
-    return ends[0];
+    return end;
 }
 
 static void gone_locked(struct itr_slot *slot) {
@@ -165,7 +176,7 @@ bool itr_pipe_write(struct itr_slot *slot) {
     }
     char byte = 0;
     /* EAGAIN: full, so it is readable, which is all that is wanted. */
-    return itr_real.write(slot->pipe[1], &byte, 1) == 1 || errno == EAGAIN;
+    return syscall(SYS_write, slot->pipe[1], &byte, 1) == 1 || errno == EAGAIN;
 }
 
 void itr_pipe_drain(struct itr_slot *slot) {
@@ -173,10 +184,10 @@ void itr_pipe_drain(struct itr_slot *slot) {
     char bytes[64];
     pthread_mutex_lock(&slot->lock);
     if (slot->pipe[0] >= 0) {
-        if (still_ours(slot, slot->pipe[0])) {
-            while (itr_real.read(slot->pipe[0], bytes, sizeof bytes) > 0) {
-            }
-        } else {
+        long n = 0;
+        while (still_ours(slot, slot->pipe[0]) && (n = syscall(SYS_read, slot->pipe[0], bytes, sizeof bytes)) > 0) {
+        }
+        if (n == 0) { /* one end was closed behind our back: without a writer it would look readable for ever */
             gone_locked(slot);
         }
     }
@@ -222,7 +233,13 @@ void itr_pipe_release(struct itr_slot *slot) {
 
 void itr_pipe_forget(struct itr_slot *slot) { gone_locked(slot); }
 
-void itr_pipe_pool_after_fork(void) {
+void itr_pipe_before_fork(void) { pthread_mutex_lock(&pool_lock); }
+
+void itr_pipe_after_fork(bool child) {
+    if (!child) {
+        pthread_mutex_unlock(&pool_lock);
+        return;
+    }
     atomic_store_explicit(&owner, getpid(), memory_order_relaxed);
     pthread_mutex_init(&pool_lock, NULL);
     while (pooled > 0) {
@@ -232,46 +249,49 @@ void itr_pipe_pool_after_fork(void) {
 
 struct range {
     unsigned first, last;
+    struct itr_pipe_end *left; /* the program closes the one number itself; NULL: we do */
 };
 
-static bool in_range(int fd, unsigned first, unsigned last) {
-    return fd >= 0 && (unsigned)fd >= first && (unsigned)fd <= last;
+static bool in_range(int fd, const struct range *r) {
+    return fd >= 0 && (unsigned)fd >= r->first && (unsigned)fd <= r->last;
+}
+
+/* `fd` is of a pipe that nobody uses any more. */
+static void let_go(int fd, dev_t dev, ino_t ino, const struct range *r) {
+    if (!is_pipe(fd, dev, ino)) {
+        set_own(fd, 0);
+    } else if (r->left != NULL && in_range(fd, r)) {
+        set_own(fd, 0);
+        *r->left = (struct itr_pipe_end){fd, dev, ino};
+    } else {
+        close_own(fd);
+    }
 }
 
 static void forget_in_range(struct itr_slot *slot, void *arg) {
     const struct range *r = arg;
     pthread_mutex_lock(&slot->lock);
-    bool hit = in_range(slot->pipe[0], r->first, r->last) || in_range(slot->pipe[1], r->first, r->last);
-    for (int i = 0; hit && i < 2; i++) {
-        /* The program closes what lies in the range itself; the other end is ours to close. */
-        if (in_range(slot->pipe[i], r->first, r->last) || !still_ours(slot, slot->pipe[i])) {
-            set_own(slot->pipe[i], 0);
-        } else {
-            close_own(slot->pipe[i]);
+    if (in_range(slot->pipe[0], r) || in_range(slot->pipe[1], r)) {
+        for (int i = 0; i < 2; i++) {
+            let_go(slot->pipe[i], slot->pipe_dev, slot->pipe_ino, r);
+            slot->pipe[i] = -1;
         }
-    }
-    if (hit) {
-        slot->pipe[0] = slot->pipe[1] = -1;
     }
     pthread_mutex_unlock(&slot->lock);
 }
 
-static void forget_fds(unsigned first, unsigned last) {
+static void forget_fds(struct range r) {
     int saved = errno;
-    struct range r = {first, last};
-    if (last >= first && atomic_load_explicit(&owner, memory_order_relaxed) == getpid()) {
+    if (r.last >= r.first && atomic_load_explicit(&owner, memory_order_relaxed) == getpid()) {
         itr_each_slot(forget_in_range, &r);
         pthread_mutex_lock(&pool_lock);
         for (int i = 0; i < pooled;) {
-            if (!in_range(pool[i].fd[0], first, last) && !in_range(pool[i].fd[1], first, last)) {
+            if (!in_range(pool[i].fd[0], &r) && !in_range(pool[i].fd[1], &r)) {
                 i++;
                 continue;
             }
             for (int j = 0; j < 2; j++) {
-                set_own(pool[i].fd[j], 0);
-                if (!in_range(pool[i].fd[j], first, last)) {
-                    itr_real.close(pool[i].fd[j]);
-                }
+                let_go(pool[i].fd[j], pool[i].dev, pool[i].ino, &r);
             }
             pool[i] = pool[--pooled];
         }
@@ -280,8 +300,19 @@ static void forget_fds(unsigned first, unsigned last) {
     errno = saved;
 }
 
-EARLY void itr_pipe_fds_going(unsigned first, unsigned last) {
-    if (first != last || is_own(first)) { /* the hot case is close() of a descriptor that is not ours */
-        forget_fds(first, last);
+EARLY void itr_pipe_fd_going(int fd, struct itr_pipe_end *left) {
+    left->fd = -1;
+    if (is_own((unsigned)fd)) { /* the hot case is close() of a descriptor that is not ours */
+        forget_fds((struct range){(unsigned)fd, (unsigned)fd, left});
     }
 }
+
+void itr_pipe_fd_stays(const struct itr_pipe_end *left) {
+    int saved = errno;
+    if (is_pipe(left->fd, left->dev, left->ino)) {
+        raw_close(left->fd);
+    }
+    errno = saved;
+}
+
+void itr_pipe_fds_going(unsigned first, unsigned last) { forget_fds((struct range){first, last, NULL}); }

@@ -17,8 +17,22 @@ bool itr_pipe_lost(struct itr_slot *slot);
 void itr_pipe_release(struct itr_slot *slot);
 /* After fork, in the child: close an inherited pipe. */
 void itr_pipe_forget(struct itr_slot *slot);
-void itr_pipe_pool_after_fork(void);
-/* The program closes or replaces fds [first, last]: those of ours are gone. */
+/* The pool is locked across it. */
+void itr_pipe_before_fork(void);
+void itr_pipe_after_fork(bool child);
+struct itr_pipe_end {
+    int fd; /* -1: none */
+    dev_t dev;
+    ino_t ino;
+};
+
+/* The program closes or replaces `fd`. If it is one of ours it is forgotten, and `left` to the program's call: it is
+ * not closed here, because the number would be free for a moment. */
+void itr_pipe_fd_going(int fd, struct itr_pipe_end *left);
+/* That call has failed, and will not be made again: close what it has left. Keeps errno. */
+void itr_pipe_fd_stays(const struct itr_pipe_end *left);
+/* The program closes fds [first, last]. Ours are closed here and now: its call may fail, or may see to a table of the
+ * calling thread's own. */
 void itr_pipe_fds_going(unsigned first, unsigned last);
 
 #endif

@@ -80,7 +80,8 @@ static int wished(const char *wish) {
     char *end = NULL;
     long value = strtol(wish, &end, 10);
     if (end != wish && *end == '\0') {
-        return value > 0 && value <= SIGRTMAX && value != SIGKILL && value != SIGSTOP ? (int)value : 0;
+        bool libcs_own = value >= 32 && value < SIGRTMIN; /* sigaction() refuses them; they would kill */
+        return value > 0 && value <= SIGRTMAX && value != SIGKILL && value != SIGSTOP && !libcs_own ? (int)value : 0;
     }
     const char *name = strncmp(wish, "SIG", 3) == 0 ? wish + 3 : wish;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
@@ -96,7 +97,7 @@ int itr_signal_number(void) {
     if (chosen != 0) {
         return chosen;
     }
-    const char *wish = getenv("INTERRUPTIBLE_SIGNAL");
+    const char *wish = secure_getenv("INTERRUPTIBLE_SIGNAL");
     chosen = wish == NULL ? 0 : wished(wish);
     if (chosen == 0) {
         chosen = SIGURG;
@@ -137,9 +138,14 @@ static void install_once(void) {
     pthread_mutex_unlock(&install_lock);
 }
 
-/* Ours, and not one that the program sent: it carries our mark, or we could not mark it and one is on its way. */
+/* Ours, and not one that somebody else sent: it carries our mark, or we could not mark it and one is on its way.
+ *
+ * The mark is an address, which other processes may know: a child has it too. So the sender must be this process. The
+ * kernel hands on what send_marked() put there, or 0 when it comes from a process that we cannot see; sigqueue() puts
+ * its caller's there. A process that lies by system call is not found out, and may send us any signal anyway: one that
+ * is taken for a wake-up ends a call that is then made again. */
 static bool is_wake_up(const struct itr_slot *slot, const siginfo_t *info) {
-    if (info->si_code == SI_QUEUE && info->si_value.sival_ptr == &number) {
+    if (info->si_code == SI_QUEUE && info->si_value.sival_ptr == &number && info->si_pid == getpid()) {
         return true;
     }
     bool lost_info = info->si_code == SI_USER && info->si_pid == 0; /* over RLIMIT_SIGPENDING */
@@ -148,6 +154,32 @@ static bool is_wake_up(const struct itr_slot *slot, const siginfo_t *info) {
     return (lost_info || unmarked) && slot != NULL &&
            atomic_load_explicit(&slot->sig_sent, memory_order_relaxed) !=
                atomic_load_explicit(&slot->sig_seen, memory_order_relaxed);
+}
+
+/* The program's handler, as the kernel would have called it: with its mask, and once if it is there once. This thread
+ * blocks our signal here, and cannot be the one that holds the lock: whoever does blocks all. */
+static void hand_on(int sig, siginfo_t *info, void *context) {
+    uint64_t mask;
+    lock_program(&mask);
+    struct sigaction action = get_program();
+    if (((unsigned)action.sa_flags & SA_RESETHAND) != 0) {
+        struct sigaction once = action;
+        once.sa_handler = SIG_DFL;
+        once.sa_flags &= ~SA_SIGINFO;
+        set_program(&once);
+    }
+    unlock_program(&mask);
+    bool informed = (action.sa_flags & SA_SIGINFO) != 0;
+    if (!informed && (action.sa_handler == SIG_DFL || action.sa_handler == SIG_IGN)) {
+        return;
+    }
+    /* The kernel takes all of it back when our handler returns. */
+    itr_real.pthread_sigmask(SIG_BLOCK, &action.sa_mask, NULL);
+    if (informed) {
+        action.sa_sigaction(sig, info, context);
+    } else {
+        action.sa_handler(sig);
+    }
 }
 
 static void handler(int sig, siginfo_t *info, void *context) {
@@ -162,12 +194,7 @@ static void handler(int sig, siginfo_t *info, void *context) {
         errno = saved;
         return;
     }
-    struct sigaction action = get_program();
-    if ((action.sa_flags & SA_SIGINFO) != 0) {
-        action.sa_sigaction(sig, info, context);
-    } else if (action.sa_handler != SIG_DFL && action.sa_handler != SIG_IGN) {
-        action.sa_handler(sig);
-    }
+    hand_on(sig, info, context);
     errno = saved;
 }
 
@@ -189,8 +216,16 @@ void itr_signals_attach(struct itr_slot *slot) {
     }
 }
 
-static bool send_marked(pid_t tid) {
-    int sig = itr_signal_number();
+void itr_signals_detach(const struct itr_slot *slot) {
+    if (slot->program_blocks) {
+        sigset_t ours;
+        sigemptyset(&ours);
+        sigaddset(&ours, itr_signal_number());
+        itr_real.pthread_sigmask(SIG_BLOCK, &ours, NULL);
+    }
+}
+
+static bool send_marked(pid_t tid, int sig) {
     if (!atomic_load_explicit(&cannot_mark, memory_order_relaxed)) {
         siginfo_t info;
         memset(&info, 0, sizeof info);
@@ -214,11 +249,23 @@ void itr_signal_send(struct itr_slot *slot) {
     if (sent != atomic_load_explicit(&slot->sig_seen, memory_order_relaxed)) {
         return; /* one is on its way and will end the call when it arrives */
     }
+    slot->sig_number = itr_signal_number();
     atomic_store_explicit(&slot->sig_sent, sent + 1, memory_order_release);
-    if (!send_marked(slot->tid)) {
+    if (!send_marked(slot->tid, slot->sig_number)) {
         atomic_store_explicit(&slot->sig_seen, sent + 1, memory_order_relaxed); /* EAGAIN, ESRCH: nothing was sent */
     }
 }
+
+void itr_signal_main(void) {
+    int saved = errno;
+    /* Not attached, it could not tell one without a mark from the program's own. */
+    if (!atomic_load_explicit(&cannot_mark, memory_order_relaxed)) {
+        (void)send_marked(getpid(), itr_signal_number());
+    }
+    errno = saved;
+}
+
+#define SURELY_LOST 64 /* looks of the monitor, in more than half a second */
 
 void itr_signals_doctor(struct itr_slot *slot, uint32_t tries) {
     static int first; /* the number that every attached thread lets through */
@@ -226,28 +273,30 @@ void itr_signals_doctor(struct itr_slot *slot, uint32_t tries) {
     if (first == 0) {
         first = itr_signal_number();
     }
-    bool moved = itr_signals_ours(); /* for another thread's sake, perhaps a moment ago */
-    if (moved && tries >= 16 && itr_signal_number() != first && take_over(first)) {
+    bool ours = itr_signals_ours();
+    if (ours && tries >= 16 && itr_signal_number() != first && take_over(first)) {
         /* This thread blocks the number we moved to, and only it could change that. So take the first one back: the
          * handler that the other runtime put there is the program's now, and gets what is not ours. */
         atomic_store_explicit(&number, first, memory_order_relaxed);
     }
-    for (int sig = SIGRTMAX - 2; sig >= SIGRTMIN && !moved; sig--) {
+    for (int sig = SIGRTMAX - 2; sig >= SIGRTMIN && !ours; sig--) {
         struct sigaction now;
         if (itr_real.sigaction(sig, NULL, &now) == 0 && (now.sa_flags & SA_SIGINFO) == 0 && now.sa_handler == SIG_DFL &&
             take_over(sig)) {
             atomic_store_explicit(&number, sig, memory_order_relaxed);
-            moved = true;
+            ours = true;
         }
     }
     pthread_mutex_unlock(&install_lock);
-    if (moved) {
-        /* What was sent under the old number went to somebody else's handler: let another be sent. */
-        pthread_mutex_lock(&slot->lock);
+    pthread_mutex_lock(&slot->lock);
+    /* What was sent under another number (we may have moved for another thread's sake) went to somebody else's handler,
+     * and so did, perhaps, what does not come for so long: let another be sent. Not before: of two that are under way
+     * and cannot be marked, the second would be taken for the program's. */
+    if (ours && (slot->sig_number != itr_signal_number() || tries >= SURELY_LOST)) {
         atomic_store_explicit(&slot->sig_seen, atomic_load_explicit(&slot->sig_sent, memory_order_relaxed),
                               memory_order_relaxed);
-        pthread_mutex_unlock(&slot->lock);
     }
+    pthread_mutex_unlock(&slot->lock);
 }
 
 void itr_signals_after_fork(void) {

@@ -10,8 +10,12 @@
 int itr_signal_number(void);
 /* First attach installs the handler; every attach makes sure that the thread does not block the signal. */
 void itr_signals_attach(struct itr_slot *slot);
+/* The calling thread blocks the signal again, if the program has it blocked. */
+void itr_signals_detach(const struct itr_slot *slot);
 /* Send it to the thread of `slot` (locked). */
 void itr_signal_send(struct itr_slot *slot);
+/* Send it to the process's main thread, which need not be attached. */
+void itr_signal_main(void);
 /* The monitor has repeated in vain: has another runtime taken the signal, or is it blocked? Moves to another free
  * signal when it can. Slot not locked. */
 void itr_signals_doctor(struct itr_slot *slot, uint32_t tries);

@@ -1,6 +1,6 @@
 """The C extension: records, delivers and masks interrupts, and wraps CPython's own blocking calls.
 
-Everything here is called with the GIL held (on free-threaded builds: with an attached thread state).
+Everything here is called with the GIL held.
 """
 
 from __future__ import annotations

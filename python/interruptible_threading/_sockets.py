@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from socket import socket
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from socket import socket
+
     from _typeshed import ReadableBuffer
 
 

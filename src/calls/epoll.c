@@ -44,9 +44,11 @@ static int park_epoll(const struct epoll_call *c, const char *name) {
     for (;;) {
         int result = -1;
         bool again = false;
+        bool interrupted = false;
         if (itr_park_enter(&p)) {
             result = real_epoll(c, ms, wait);
-            again = itr_park_leave(&p, result == 0 || (result == -1 && errno == EINTR));
+            interrupted = result == -1 && errno == EINTR;
+            again = itr_park_leave(&p, result == 0 || interrupted);
         }
         if (p.broken) {
             if (p.empty || (p.expires && limit != NULL)) {
@@ -54,6 +56,10 @@ static int park_epoll(const struct epoll_call *c, const char *name) {
                 return 0;
             }
             errno = itr_break_errno(&p);
+            return -1;
+        }
+        if (again && interrupted && lets_in(c->mask)) {
+            errno = EINTR;
             return -1;
         }
         if (!again || result == 0) { /* 0: its own time had come */

@@ -67,6 +67,7 @@ static int park_poll(struct poll_call *c, const char *name) {
         bool again = false;
         bool only_ours = false;
         bool retry = false;
+        bool interrupted = false;
         if (itr_park_enter(&p)) {
             if (own >= 0) {
                 memcpy(set, c->fds, sizeof(struct pollfd) * c->n);
@@ -84,7 +85,8 @@ static int park_poll(struct poll_call *c, const char *name) {
             } else {
                 result = real_poll(c, c->fds, c->n, wait);
             }
-            again = itr_park_leave(&p, result == 0 || (result == -1 && (errno == EINTR || retry)));
+            interrupted = result == -1 && errno == EINTR;
+            again = itr_park_leave(&p, result == 0 || interrupted || retry);
         }
         if (retry && !p.broken) {
             itr_park_downgrade(&p);
@@ -100,6 +102,10 @@ static int park_poll(struct poll_call *c, const char *name) {
                 shutdown(c->fds[i].fd, SHUT_RDWR); /* what is no socket does not mind */
             }
             errno = itr_break_errno(&p);
+            return -1;
+        }
+        if (again && interrupted && lets_in(c->mask)) {
+            errno = EINTR;
             return -1;
         }
         if (!again && !only_ours) {
@@ -224,6 +230,7 @@ static int park_select(struct select_call *c, const char *name) {
         bool again = false;
         bool only_ours = false;
         bool lost = false;
+        bool interrupted = false;
         if (itr_park_enter(&p)) {
             if (own >= 0) {
                 /* Our number may lie beyond the program's sets, which then are too short for the kernel to read that
@@ -260,7 +267,8 @@ static int park_select(struct select_call *c, const char *name) {
             } else {
                 result = real_select(c, c->n, c->sets[0], wait);
             }
-            again = itr_park_leave(&p, result == 0 || lost || (result == -1 && errno == EINTR)) || (lost && !p.broken);
+            interrupted = result == -1 && errno == EINTR && !lost;
+            again = itr_park_leave(&p, result == 0 || lost || interrupted) || (lost && !p.broken);
         }
         if (p.broken) {
             if ((p.empty && c->n > 0) || (p.expires && limit != NULL)) {
@@ -269,6 +277,10 @@ static int park_select(struct select_call *c, const char *name) {
                 return 0;
             }
             errno = itr_break_errno(&p);
+            return -1;
+        }
+        if (again && interrupted && lets_in(c->mask)) {
+            errno = EINTR;
             return -1;
         }
         if (!again && !only_ours) {

@@ -14,6 +14,7 @@ static bool goes_on(const struct sockaddr *addr, socklen_t len) {
 }
 
 static int finish_connect(int fd) {
+    int saved = errno;
     struct pollfd one = {.fd = fd, .events = POLLOUT};
     if (itr_real.poll(&one, 1, -1) < 0) {
         return -1;
@@ -23,7 +24,7 @@ static int finish_connect(int fd) {
     if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len) != 0) {
         return -1;
     }
-    errno = error;
+    errno = error == 0 ? saved : error;
     return error == 0 ? 0 : -1;
 }
 
@@ -80,14 +81,18 @@ int itr_call_openat64(int dir, const char *path, int flags, ...) {
 /* ---- fcntl: only the locks wait
  * ---------------------------------------------------------------------------------------------- */
 
-static bool waits(int command) { return command == F_SETLKW || command == F_OFD_SETLKW; }
+/* To unlock never waits, and is never broken: a thread that is to stop must be able to let go of what it holds. */
+static bool waits(int command, const void *arg) {
+    return (command == F_SETLKW || command == F_OFD_SETLKW) && arg != NULL &&
+           ((const struct flock *)arg)->l_type != F_UNLCK;
+}
 
 #define FCNTL_BODY(name)                                                                                               \
     va_list rest;                                                                                                      \
     va_start(rest, command);                                                                                           \
     void *arg = va_arg(rest, void *);                                                                                  \
     va_end(rest);                                                                                                      \
-    if (ITR_LIKELY(itr_self == NULL || !waits(command))) {                                                             \
+    if (ITR_LIKELY(itr_self == NULL || !waits(command, arg))) {                                                        \
         return itr_real.name(fd, command, arg);                                                                        \
     }                                                                                                                  \
     ITR_NOTE_CALLER();                                                                                                 \
@@ -102,22 +107,33 @@ int itr_call_fcntl64(int fd, int command, ...) { FCNTL_BODY(fcntl64) }
  * ---------------------------------------------------------------------------- */
 
 int itr_call_close(int fd) {
-    itr_pipe_fds_going((unsigned)fd, (unsigned)fd);
+    struct itr_pipe_end ours;
+    itr_pipe_fd_going(fd, &ours);
     return itr_real.close(fd);
 }
 
-int itr_call_dup2(int from, int to) {
-    if (from != to) {
-        itr_pipe_fds_going((unsigned)to, (unsigned)to);
+/* Nothing is closed when it fails, and nobody would know any more that the number is ours. */
+static int replaced(int result, const struct itr_pipe_end *ours) {
+    if (result == -1 && ours->fd >= 0) {
+        itr_pipe_fd_stays(ours);
     }
-    return itr_real.dup2(from, to);
+    return result;
+}
+
+int itr_call_dup2(int from, int to) {
+    struct itr_pipe_end ours = {.fd = -1};
+    if (from != to) {
+        itr_pipe_fd_going(to, &ours);
+    }
+    return replaced(itr_real.dup2(from, to), &ours);
 }
 
 int itr_call_dup3(int from, int to, int flags) {
+    struct itr_pipe_end ours = {.fd = -1};
     if (from != to) {
-        itr_pipe_fds_going((unsigned)to, (unsigned)to);
+        itr_pipe_fd_going(to, &ours);
     }
-    return itr_real.dup3(from, to, flags);
+    return replaced(itr_real.dup3(from, to, flags), &ours);
 }
 
 int itr_call_close_range(unsigned first, unsigned last, int flags) {

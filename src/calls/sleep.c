@@ -37,9 +37,8 @@ static int park_sleep(const char *name, clockid_t clock, int flags, const struct
     itr_real.clock_gettime(clock, &start);
     for (;;) {
         int error = EINTR;
-        p.slot->deadline = left;
         bool again = false;
-        if (itr_park_enter(&p)) {
+        if (itr_park_enter_until(&p, left)) {
             /* The kernel gets no `rem`: after a wake-up it would be computed from the deadline that was pulled. */
             error = itr_real.clock_nanosleep(clock, flags, &p.slot->deadline, NULL);
             again = itr_park_leave(&p, error == EINTR || error == 0);
@@ -180,8 +179,7 @@ static int timed_sem(const char *name, sem_t *sem, clockid_t clock, const struct
     for (;;) {
         int result = -1;
         bool again = false;
-        p.slot->deadline = end;
-        if (itr_park_enter(&p)) {
+        if (itr_park_enter_until(&p, end)) {
             result = clockwait ? itr_real.sem_clockwait(sem, clock, &p.slot->deadline)
                                : itr_real.sem_timedwait(sem, &p.slot->deadline);
             again = itr_park_leave(&p, result != 0 && (errno == ETIMEDOUT || errno == EINTR));

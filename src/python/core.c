@@ -27,7 +27,8 @@ static PyObject *core_setup(PyObject *self, PyObject *args, PyObject *kwargs) {
     }
     Py_INCREF(default_exc);
     Py_XSETREF(itr_default_exception, default_exc);
-    itr_api->set_hooks(itr_row_is_suspended, NULL, itr_async_on_running);
+    itr_api->set_hooks(itr_row_is_suspended, itr_async_on_running);
+    itr_main_signals_setup();
     Py_RETURN_NONE;
 }
 

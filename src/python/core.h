@@ -21,6 +21,9 @@ static inline PyObject *itr_newref(PyObject *object) {
 #if PY_VERSION_HEX < 0x03090000
 #error "CPython 3.9 or later"
 #endif
+#ifdef Py_GIL_DISABLED
+#error "free-threaded CPython is not supported: the records and the swapped calls count on the GIL"
+#endif
 
 /* From 3.12 a pending call runs in the target itself and can look before it raises; before, an async exception armed
  * while the target waits for the GIL fires in the very check it waits in (DESIGN 4.2, delivery_experiments 3 and 4). */
@@ -67,6 +70,7 @@ struct itr_thread {
     itr_ref ref;
     unsigned long ident;
     PyThreadState *tstate;
+    uint64_t tstate_id;                    /* of the one that it was attached with; no other ever has the same */
     PyObject *queue;                       /* list of itr_record: pending, oldest first */
     PyObject *redirect;                    /* set_redirect() */
     _Atomic int redirected;                /* ... for the monitor */
@@ -101,6 +105,10 @@ extern PyTypeObject itr_handle_type;
 extern PyTypeObject itr_runner_type;
 extern PyObject *itr_default_exception;
 
+unsigned long itr_main_ident(void);
+void itr_main_signals_setup(void);
+void itr_main_signals_after_fork(void);
+void itr_main_signals_stop(void);
 bool itr_in_main_interpreter(void);
 /* The calling thread's record keeper; NULL for the main thread and for other interpreters' threads. Attaches. */
 struct itr_thread *itr_thread_current(void);

@@ -54,7 +54,7 @@ PyObject *itr_call_with(const struct itr_call *c, struct itr_row *row, PyObject 
 PyObject *itr_argument(const struct itr_call *c, Py_ssize_t at, const char *name);
 Py_ssize_t itr_argument_count(const struct itr_call *c);
 
-/* `module` has been loaded: swap the calls of client_calls.def that are in it. */
+/* `module` has been loaded: swap the calls of both tables that are in it. */
 void itr_exact_loaded(PyObject *module);
 
 PyObject *itr_dispatch(const struct itr_call *c);

@@ -292,11 +292,13 @@ static bool wraps_descriptor(const struct itr_call *c) {
     return file != NULL && PyLong_Check(file);
 }
 
+/* A module is complete when it has been executed, which importlib does even with those that were when they were
+ * created. */
 static PyObject *load(const struct itr_call *c) {
     PyObject *result = itr_call_original(c);
     itr_api->bind(); /* cheap when nothing new was loaded */
-    PyObject *module = c->row->method[0] == 'e' ? itr_argument(c, 0, "mod") : result; /* exec_dynamic(mod) */
-    if (module != NULL) {
+    PyObject *module = c->row->method[0] == 'e' ? itr_argument(c, 0, "mod") : NULL; /* exec_dynamic(mod) */
+    if (result != NULL && module != NULL) {
         itr_exact_loaded(module);
     }
     return result;

@@ -195,10 +195,10 @@ static PyObject *holder_in(PyObject *module, const struct itr_row *row) {
 }
 
 static void find(struct itr_row *row, PyObject *module) {
-    row->trouble = NULL;
+    row->trouble = module == NULL ? "not imported" : NULL;
     PyObject *holder = module == NULL ? NULL : holder_in(module, row);
     if (holder == NULL) {
-        row->trouble = "absent";
+        row->trouble = row->trouble == NULL ? "absent" : row->trouble;
         return;
     }
     PyObject *function = PyObject_GetAttrString(holder, row->method);
@@ -243,6 +243,10 @@ static void prepare(int i, PyObject *module) {
         return;
     }
     row->original = row->def->ml_meth;
+    if (row->kind == ITR_KIND_ENTER && row->acquire->def == NULL) { /* its row comes before */
+        row->trouble = "unknown shape: no acquire beside it";
+        row->def = NULL;
+    }
 }
 
 static void swap(int i) {
@@ -257,35 +261,38 @@ static void swap(int i) {
     }
 }
 
+/* The module (new reference), if the program has it or is getting it. Nothing is imported for the sake of its calls: an
+ * import can be seen (libffi, which _ctypes loads, keeps a descriptor open), and takes time. What comes later is
+ * swapped by itr_exact_loaded(). */
+static PyObject *imported(const char *name) {
+    PyObject *modules = PyImport_GetModuleDict(); /* borrowed */
+    if (PyDict_GetItemString(modules, name) == NULL) {
+        return NULL;
+    }
+    PyObject *module = PyImport_ImportModule(name); /* another thread may be about to import it: waits for that */
+    if (module == NULL) {
+        PyErr_Clear();
+    }
+    return module;
+}
+
 int itr_exact_install(void) {
     if (installed) {
         PyErr_SetString(PyExc_RuntimeError, "the exact calls are swapped already");
         return -1;
     }
     for (int i = 0; i < N_ROWS; i++) {
-        PyObject *module = NULL;
-        if (rows[i].kind == ITR_KIND_CLIENT) {
-            module = PyDict_GetItemString(PyImport_GetModuleDict(), rows[i].module);
-            Py_XINCREF(module);
-        } else {
-            module = PyImport_ImportModule(rows[i].module);
-            PyErr_Clear();
-        }
-        prepare(i, module);
-        Py_XDECREF(module);
+        rows[i].acquire = rows[i].kind == ITR_KIND_LOCK ? &rows[i] : NULL;
     }
     rows[ROW_lock_enter].acquire = &rows[ROW_lock_acquire];
     rows[ROW_rlock_enter].acquire = &rows[ROW_rlock_acquire];
     rows[ROW_semlock_enter].acquire = &rows[ROW_semlock_acquire];
     for (int i = 0; i < N_ROWS; i++) {
-        struct itr_row *row = &rows[i];
-        if (row->kind == ITR_KIND_LOCK) {
-            row->acquire = row;
-        }
-        if (row->kind == ITR_KIND_ENTER && row->acquire->def == NULL) {
-            row->def = NULL;
-            row->trouble = "unknown shape: no acquire beside it";
-        }
+        PyObject *module = imported(rows[i].module);
+        prepare(i, module);
+        Py_XDECREF(module);
+    }
+    for (int i = 0; i < N_ROWS; i++) {
         swap(i);
     }
     installed = true;
@@ -297,7 +304,7 @@ void itr_exact_loaded(PyObject *module) {
     PyErr_Fetch(&type, &value, &traceback);
     const char *name = installed && PyModule_Check(module) ? PyModule_GetName(module) : NULL;
     for (int i = 0; name != NULL && i < N_ROWS; i++) {
-        if (rows[i].kind == ITR_KIND_CLIENT && rows[i].def == NULL && strcmp(rows[i].module, name) == 0) {
+        if (rows[i].def == NULL && strcmp(rows[i].module, name) == 0) {
             prepare(i, module);
             swap(i);
         }
@@ -329,8 +336,8 @@ PyObject *itr_exact_rows(void) {
         const struct itr_row *row = &rows[i];
         const char *type = row->type[0] == '=' ? row->type + 1 : row->type;
         const char *state = row->def != NULL ? "swapped" : row->trouble != NULL ? row->trouble : "not installed";
-        if (row->kind == ITR_KIND_CLIENT && strcmp(state, "absent") == 0) {
-            continue; /* not imported */
+        if (row->kind == ITR_KIND_CLIENT && row->def == NULL) {
+            continue; /* another version of the client, or none */
         }
         PyObject *pair =
             type[0] == '\0'

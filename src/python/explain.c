@@ -107,7 +107,7 @@ PyObject *itr_handle_explain(PyObject *self, PyObject *unused) {
     char how[128] = "called by CPython";
     if (atomic_load_explicit(&slot->exact, memory_order_relaxed) == 0) {
         char library[64];
-        itr_api->foreign_name(atomic_load_explicit(&slot->caller, memory_order_relaxed), library, sizeof library);
+        itr_api->foreign_name(slot, library, sizeof library);
         snprintf(how, sizeof how, "called by %s, which was told and goes on",
                  library[0] == '\0' ? "the program" : library);
     }

@@ -14,6 +14,7 @@ static PyObject *after_fork(PyObject *self, PyObject *unused) {
     (void)self;
     (void)unused;
     itr_async_after_fork();
+    itr_main_signals_after_fork();
     itr_api->monitor_allow();
     Py_RETURN_NONE;
 }
@@ -23,7 +24,8 @@ static PyObject *stop(PyObject *self, PyObject *unused) {
     (void)unused;
     itr_async_stop();
     Py_BEGIN_ALLOW_THREADS itr_api->monitor_stop();
-    Py_END_ALLOW_THREADS itr_api->set_hooks(NULL, NULL, NULL);
+    Py_END_ALLOW_THREADS itr_api->set_hooks(NULL, NULL);
+    itr_main_signals_stop();
     itr_api->monitor_allow();
     Py_RETURN_NONE;
 }

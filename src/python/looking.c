@@ -62,10 +62,9 @@ static PyObject *core_park_info(PyObject *self, PyObject *arg) {
     unsigned mask = atomic_load_explicit(&slot->mask, memory_order_relaxed);
     unsigned pending = atomic_load_explicit(&slot->pending, memory_order_relaxed);
     unsigned long long parks = atomic_load_explicit(&slot->parks, memory_order_relaxed);
-    const void *caller = parked ? atomic_load_explicit(&slot->caller, memory_order_relaxed) : NULL;
     itr_api->unlock(slot);
     char library[64];
-    itr_api->foreign_name(caller, library, sizeof library);
+    itr_api->foreign_name(slot, library, sizeof library);
     return Py_BuildValue("{s:N,s:z,s:i,s:d,s:N,s:I,s:N,s:K,s:s}", "parked", PyBool_FromLong(parked), "call", call, "fd",
                          fd, "since", since, "exact", PyBool_FromLong(exact != 0), "mask", mask, "pending",
                          PyBool_FromLong(pending != 0), "parks", parks, "library", library);

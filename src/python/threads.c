@@ -1,7 +1,7 @@
 /* Which Python thread is which slot. */
 #include "core.h"
 
-static unsigned long main_ident(void) {
+unsigned long itr_main_ident(void) {
     static unsigned long ident;
     if (ident == 0) {
         PyObject *threading = PyImport_ImportModule("threading");
@@ -63,6 +63,7 @@ static struct itr_thread *keeper(struct itr_slot *slot, unsigned long ident, PyT
     }
     t->ident = ident;
     t->tstate = tstate;
+    t->tstate_id = PyThreadState_GetID(tstate);
     t->ended = t->tells = false;
     t->last_exact = NULL;
     memset(t->user_masks, 0, sizeof t->user_masks);
@@ -86,7 +87,7 @@ struct itr_thread *itr_thread_attached(void) {
 static bool attach_main(void) {
     static int wanted = -1;
     if (wanted < 0) {
-        const char *value = getenv("INTERRUPTIBLE_ATTACH_MAIN");
+        const char *value = secure_getenv("INTERRUPTIBLE_ATTACH_MAIN");
         wanted = value != NULL && *value != '\0' && strcmp(value, "0") != 0;
     }
     return wanted == 1;
@@ -109,8 +110,14 @@ struct itr_thread *itr_thread_current(void) {
         return t;
     }
     unsigned long ident = PyThread_get_thread_ident();
-    if (ident == main_ident() && !attach_main()) {
+    if (ident == itr_main_ident() && !attach_main()) {
         return NULL;
+    }
+    /* Up to 3.10 nobody may have known the native thread ID of what was attached from outside. Whether that was this
+     * thread, or a dead one with the same ident, is told by the thread state. */
+    t = itr_thread_find(ident);
+    if (t != NULL && t->tstate_id == PyThreadState_GetID(tstate)) {
+        itr_api->claim_self(t->ref);
     }
     struct itr_slot *slot = itr_api->attach_self();
     if (slot == NULL) {

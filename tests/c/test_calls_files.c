@@ -155,6 +155,15 @@ static long do_open(struct fixture *f) {
     return CALL(f, int (*)(const char *, int, ...))(f->path, O_RDONLY | O_CLOEXEC);
 }
 static long do_open_2(struct fixture *f) { return CALL(f, int (*)(const char *, int))(f->path, O_RDONLY | O_CLOEXEC); }
+static long do_creat(struct fixture *f) { /* for writing: wants a reader */
+    long fd = CALL(f, int (*)(const char *, mode_t))(f->path, 0600);
+    int saved = errno;
+    if (fd >= 0) {
+        fcntl((int)fd, F_SETFD, FD_CLOEXEC);
+    }
+    errno = saved;
+    return fd;
+}
 static long do_openat(struct fixture *f) {
     return CALL(f, int (*)(int, const char *, int, ...))(AT_FDCWD, f->path, O_RDONLY | O_CLOEXEC);
 }
@@ -266,6 +275,8 @@ static const struct row rows[] = {
     {"copy_file_range", two_files, do_copy_file_range, nothing, copied, ENTRY_ONLY, NULL, NULL},
     OPEN("open", do_open),
     OPEN("open64", do_open),
+    OPEN("creat", do_creat),
+    OPEN("creat64", do_creat),
     OPEN("openat", do_openat),
     OPEN("openat64", do_openat),
     OPEN("__open_2", do_open_2),

@@ -20,7 +20,7 @@ static struct library {
 static struct worker worker;
 static int ends[2];
 
-static void load(struct library *l, const char *name) {
+static void *load(struct library *l, const char *name) {
     char path[4096];
     snprintf(path, sizeof path, "%s/%s", TEST_LIBRARIES, name);
     void *handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
@@ -32,6 +32,7 @@ static void load(struct library *l, const char *name) {
     *(void **)(void *)&l->poll_retrying = dlsym(handle, "waits_poll_retrying");
     *(void **)(void *)&l->sleep = dlsym(handle, "waits_sleep");
     *(void **)(void *)&l->read = dlsym(handle, "waits_read");
+    return handle;
 }
 
 static void attach_as_python_does(void *unused) {
@@ -41,12 +42,12 @@ static void attach_as_python_does(void *unused) {
 
 static int set_up(void **state) {
     (void)state;
-    load(&unknown, "libwaits.so");
-    load(&fails, "libpq-0123abcd.so.5");
-    load(&sleeps, "libsqlite3.so.0");
-    load(&polls, "psycopg_c/_psycopg.so");
-    load(&namesake, "psycopg2/_psycopg.so");
-    load(&renamed, "libpqxx.so");
+    (void)load(&unknown, "libwaits.so");
+    (void)load(&fails, "libpq-0123abcd.so.5");
+    (void)load(&sleeps, "libsqlite3.so.0");
+    (void)load(&polls, "psycopg_c/_psycopg.so");
+    (void)load(&namesake, "psycopg2/_psycopg.so");
+    (void)load(&renamed, "libpqxx.so");
     worker_start(&worker, false);
     worker_do(&worker, attach_as_python_does, NULL);
     return pipe(ends);
@@ -259,6 +260,28 @@ static void registration_counts_at_once(void **state) {
     unknown = saved;
 }
 
+/* The next library is likely to get its addresses. */
+static void an_unloaded_library_leaves_no_policy_behind(void **state) {
+    (void)state;
+    struct library passing;
+    struct job job = {.library = &passing};
+    assert_int_equal(itr_register_library("libgone", ITR_LIBRARY_FAIL), ITR_OK);
+    void *handle = load(&passing, "libgone.so");
+    int (*gone)(int) = passing.poll;
+    park_and_break(&job, poll_twice, "poll");
+    assert_int_equal(job.result, ECANCELED);
+    assert_true(job.cleared);
+    assert_int_equal(dlclose(handle), 0);
+    handle = load(&passing, "libnext.so");
+    print_message("%s address\n", passing.poll == gone ? "the same" : "another");
+    park(&job, poll_twice, "poll");
+    assert_int_equal(itr_interrupt(worker.thread), ITR_OK);
+    await_parked(worker.thread, "poll"); /* the second */
+    satisfy();
+    assert_int_equal(job.result, EINTR);
+    assert_int_equal(dlclose(handle), 0);
+}
+
 static void bad_registrations(void **state) {
     (void)state;
     char long_name[65];
@@ -291,6 +314,7 @@ int main(void) {
         cmocka_unit_test(where_names_the_library),
         cmocka_unit_test(a_longer_name_is_another_library),
         cmocka_unit_test(registration_counts_at_once),
+        cmocka_unit_test(an_unloaded_library_leaves_no_policy_behind),
         cmocka_unit_test(bad_registrations),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);

@@ -4,6 +4,7 @@
 #include "api.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -20,6 +21,27 @@ static void *interrupts_main(void *arg) {
         breathe();
     }
     return itr_interrupt(*target) == ITR_OK ? NULL : arg;
+}
+
+/* Not all: a child that takes long leaves all threads asleep when the next one is made. */
+static int low_fds(void) {
+    int count = 0;
+    for (int fd = 0; fd < 64; fd++) {
+        count += fcntl(fd, F_GETFD) >= 0;
+    }
+    return count;
+}
+
+/* What a child has, none of the pool's pipes among them. */
+static int fds_of_a_child(void) {
+    int status = -1;
+    pid_t child = fork();
+    if (child == 0) {
+        _exit(low_fds());
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    return WEXITSTATUS(status);
 }
 
 static _Atomic unsigned slots;
@@ -39,7 +61,7 @@ static int child_works(int fds, bool attached) {
     slots = 0;
     itr_stub_api()->each_slot(count_slot, NULL);
     EXPECT(slots == (attached ? 1u : 0u));
-    EXPECT(open_fds() == fds);
+    EXPECT(low_fds() == fds);
     EXPECT(itr_attach() == ITR_OK);
     itr_clear(); /* one that was pending at the fork came along */
     EXPECT(pipe(ends) == 0);
@@ -112,8 +134,8 @@ static void while_interrupting(void **state) {
     pthread_t waker;
     unsigned rounds = stress_count(30);
     (void)state;
-    int fds = open_fds() + 2; /* what the child may have: no pipes of ours */
     assert_int_equal(pipe(ends), 0);
+    int fds = fds_of_a_child(); /* what all may have: no pipes of ours */
     over = false;
     for (int i = 0; i < THREADS; i++) {
         assert_int_equal(pthread_create(&threads[i], NULL, waits_often, ends), 0);
@@ -200,7 +222,7 @@ static int watched_again(void *arg) {
     (void)arg;
     pthread_t release;
     held = true;
-    itr_stub_api()->set_hooks(NULL, NULL, on_running);
+    itr_stub_api()->set_hooks(NULL, on_running);
     EXPECT(itr_attach() == ITR_OK && itr_interrupt(pthread_self()) == ITR_OK);
     for (int64_t since = now_ns(); asked[itr_stub_api()->self()->index % SLOTS] == 0; breathe()) {
         EXPECT(now_ns() - since < PATIENCE_NS);
@@ -239,6 +261,49 @@ static int watched_again(void *arg) {
     return 0;
 }
 
+/* ---- amid comings and goings ------------------------------------------------------------------------------------- */
+
+static void *comes_and_goes(void *arg) {
+    struct pollfd one = {.fd = *(int *)arg, .events = POLLIN};
+    while (!over) {
+        itr_attach();
+        poll(&one, 1, 1);
+        itr_detach();
+    }
+    return NULL;
+}
+
+/* Whatever step of its coming or going a thread was at, the child has neither its pipe nor its slot. */
+static int nothing_is_left(void *arg) {
+    EXPECT(low_fds() == *(int *)arg);
+    slots = 0;
+    itr_stub_api()->each_slot(count_slot, NULL);
+    EXPECT(slots == 0);
+    return 0;
+}
+
+static void amid_comings_and_goings(void **state) {
+    static pthread_t threads[THREADS];
+    static int ends[2];
+    unsigned rounds = stress_count(2000); /* one in 600 hits something */
+    (void)state;
+    assert_int_equal(pipe(ends), 0);
+    int fds = fds_of_a_child();
+    over = false;
+    for (int i = 0; i < THREADS; i++) {
+        assert_int_equal(pthread_create(&threads[i], NULL, comes_and_goes, ends), 0);
+    }
+    for (unsigned round = 0; round < rounds; round++) {
+        in_child(nothing_is_left, &fds);
+    }
+    over = true;
+    for (int i = 0; i < THREADS; i++) {
+        pthread_join(threads[i], NULL);
+    }
+    close(ends[0]);
+    close(ends[1]);
+}
+
 static void slot_reused(void **state) {
     (void)state;
     for (int i = 0; i < 5; i++) {
@@ -247,6 +312,10 @@ static void slot_reused(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(while_interrupting), cmocka_unit_test(slot_reused)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(while_interrupting),
+        cmocka_unit_test(amid_comings_and_goings),
+        cmocka_unit_test(slot_reused),
+    };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

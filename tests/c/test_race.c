@@ -52,7 +52,6 @@ struct message {
     long type;
     number n;
 };
-/* msgsnd and mq_send are not interposed: they are never broken. */
 static bool msg_put(number n) {
     struct message m = {1, n};
     return msgsnd(id, &m, sizeof m.n, 0) == 0;
@@ -286,6 +285,7 @@ struct connecting {
 };
 static void do_connect(void *arg) {
     struct connecting *c = arg;
+    errno = EDOM;
     c->result = connect(c->fd, (struct sockaddr *)&address, sizeof address);
     c->error = errno;
 }
@@ -318,6 +318,7 @@ static void connect_resumed(void **state) {
     close(accept(ends[0], NULL, NULL));
     worker_wait(&w);
     assert_int_equal(c.result, 0);
+    assert_int_equal(c.error, EDOM);
     assert_int_equal(getpeername(c.fd, (struct sockaddr *)&peer, &len), 0);
     worker_stop(&w);
     close(first.fd);

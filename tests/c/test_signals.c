@@ -110,6 +110,123 @@ static int handlers(void *arg) {
     return 0;
 }
 
+/* ---- other processes' signals ------------------------------------------------------------------------------------ */
+
+static _Atomic int seen_value, seen_pid, seen_count;
+static void with_value(int sig, siginfo_t *info, void *context) {
+    (void)sig;
+    (void)context;
+    seen_value = info->si_code == SI_QUEUE ? info->si_value.sival_int : -1;
+    seen_pid = info->si_pid;
+    atomic_fetch_add(&seen_count, 1);
+}
+
+/* What the kernel takes, without libc and so without us. */
+struct raw_action {
+    void (*handler)(int);
+    unsigned long flags;
+    void (*restorer)(void);
+    uint64_t mask;
+};
+
+/* Another runtime's way to take a signal. */
+static void take_away(int sig, void (*handler)(int, siginfo_t *, void *)) {
+    struct sigaction act;
+    struct raw_action raw;
+    /* libc knows the restorer: install by libc for another signal and copy. */
+    memset(&act, 0, sizeof act);
+    act.sa_sigaction = handler;
+    act.sa_flags = SA_RESTART | SA_SIGINFO;
+    sigaction(SIGUSR2, &act, NULL);
+    syscall(SYS_rt_sigaction, SIGUSR2, NULL, &raw, sizeof raw.mask);
+    syscall(SYS_rt_sigaction, sig, &raw, NULL, sizeof raw.mask);
+}
+
+static _Atomic(void *) mark; /* what a wake-up carries */
+static void foreign(int sig, siginfo_t *info, void *context) {
+    (void)sig;
+    (void)context;
+    atomic_store(&mark, info->si_value.sival_ptr);
+}
+
+/* From a child, to this process; or to one thread of it. */
+static pid_t child_sends(int sig, bool queued, union sigval value, pid_t thread) {
+    pid_t to = getpid();
+    pid_t child = fork();
+    if (child == 0) {
+        int sent = queued        ? sigqueue(to, sig, value)
+                   : thread != 0 ? (int)syscall(SYS_tgkill, to, thread, sig)
+                                 : kill(to, sig);
+        _exit(sent == 0 ? 0 : 1);
+    }
+    int status = -1;
+    while (child > 0 && waitpid(child, &status, 0) == -1 && errno == EINTR) { /* our handler restarts nothing */
+    }
+    return status == 0 ? child : -1;
+}
+
+static void read_through(void *arg) {
+    struct reader *r = arg;
+    do {
+        do_read(r);
+    } while (r->result == -1 && r->error == EINTR);
+}
+
+static int other_processes(void *arg) {
+    struct worker w;
+    struct reader r;
+    struct sigaction act;
+    int count = 0;
+    (void)arg;
+    memset(&act, 0, sizeof act);
+    act.sa_sigaction = with_value;
+    act.sa_flags = SA_SIGINFO | SA_RESTART;
+    EXPECT(sigaction(SIGURG, &act, NULL) == 0);
+    worker_start(&w, true);
+    EXPECT(breaks(&w) == 0);
+    EXPECT(pipe(r.ends) == 0);
+    worker_give(&w, read_through, &r); /* one that waits all along */
+    await_parked(w.thread, "read");
+    for (int round = 0; round < 10; round++) {
+        pid_t child = child_sends(SIGURG, true, (union sigval){.sival_int = round}, 0);
+        EXPECT(comes(&seen_count, ++count) && seen_value == round && seen_pid == child);
+        EXPECT(sigqueue(getpid(), SIGURG, (union sigval){.sival_int = ~round}) == 0);
+        EXPECT(comes(&seen_count, ++count) && seen_value == ~round && seen_pid == getpid());
+        EXPECT(child_sends(SIGURG, false, (union sigval){.sival_int = 0}, round % 2 == 0 ? 0 : w.tid) > 0);
+        EXPECT(comes(&seen_count, ++count) && seen_value == -1);
+    }
+    EXPECT(write(r.ends[1], "x", 1) == 1);
+    worker_wait(&w);
+    EXPECT(r.result == 1);
+    EXPECT(breaks(&w) == 0);
+    EXPECT(seen_count == count);
+    worker_stop(&w);
+    return 0;
+}
+
+/* Another process knows what marks a wake-up. (Who takes the number away sees it; another number is used from then.) */
+static int known_mark(void *arg) {
+    struct worker w;
+    struct sigaction act;
+    (void)arg;
+    memset(&act, 0, sizeof act);
+    worker_start(&w, true);
+    take_away(SIGURG, foreign);
+    EXPECT(breaks(&w) == 0);
+    EXPECT(mark != NULL);
+    int sig = itr_stub_api()->signal_number();
+    EXPECT(sig != SIGURG && itr_stub_api()->signal_ours());
+    act.sa_sigaction = with_value;
+    act.sa_flags = SA_SIGINFO;
+    EXPECT(sigaction(sig, &act, NULL) == 0);
+    EXPECT(child_sends(sig, true, (union sigval){.sival_ptr = mark}, 0) > 0);
+    EXPECT(comes(&seen_count, 1));
+    EXPECT(breaks(&w) == 0);
+    EXPECT(seen_count == 1);
+    worker_stop(&w);
+    return 0;
+}
+
 /* Our handler hands on each of those that come to several threads at once. */
 enum { RAISERS = 4 };
 
@@ -280,28 +397,6 @@ static int storm(void *arg) {
 
 /* ---- another runtime takes the signal ---------------------------------------------------------------------------- */
 
-static void foreign(int sig) { (void)sig; }
-
-/* What the kernel takes, without libc and so without us. */
-struct raw_action {
-    void (*handler)(int);
-    unsigned long flags;
-    void (*restorer)(void);
-    uint64_t mask;
-};
-
-static void take_away(int sig) {
-    struct sigaction act;
-    struct raw_action raw;
-    /* libc knows the restorer: install by libc for another signal and copy. */
-    memset(&act, 0, sizeof act);
-    act.sa_handler = foreign;
-    act.sa_flags = SA_RESTART;
-    sigaction(SIGUSR2, &act, NULL);
-    syscall(SYS_rt_sigaction, SIGUSR2, NULL, &raw, sizeof raw.mask);
-    syscall(SYS_rt_sigaction, sig, &raw, NULL, sizeof raw.mask);
-}
-
 static int taken(void *arg) {
     enum { THREADS = 4 };
     struct worker w[THREADS];
@@ -317,7 +412,7 @@ static int taken(void *arg) {
             worker_give(&w[i], do_read, &r[i]);
             await_parked(w[i].thread, "read");
         }
-        take_away(itr_stub_api()->signal_number());
+        take_away(itr_stub_api()->signal_number(), foreign);
         EXPECT(!itr_stub_api()->signal_ours());
         for (int i = 0; i < THREADS; i++) {
             EXPECT(itr_interrupt(w[i].thread) == ITR_OK);
@@ -356,7 +451,7 @@ static int taken_and_blocked(void *arg) {
     EXPECT(pipe(r.ends) == 0);
     worker_give(&w, do_read, &r);
     await_parked(w.thread, "read");
-    take_away(SIGURG);
+    take_away(SIGURG, foreign);
     EXPECT(itr_interrupt(w.thread) == ITR_OK);
     worker_wait(&w);
     EXPECT(r.result == -1 && r.error == ECANCELED);
@@ -365,6 +460,8 @@ static int taken_and_blocked(void *arg) {
 }
 
 static void program_handlers(void **state) { (void)state, in_child(handlers, NULL); }
+static void signals_of_other_processes(void **state) { (void)state, in_child(other_processes, NULL); }
+static void a_mark_that_others_know(void **state) { (void)state, in_child(known_mark, NULL); }
 static void program_handlers_at_once(void **state) { (void)state, in_child(at_once, NULL); }
 static void program_masks(void **state) { (void)state, in_child(blocked, NULL); }
 static void sigwait_on_a_full_set(void **state) { (void)state, in_child(full_set, NULL); }
@@ -376,6 +473,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(program_handlers),
         cmocka_unit_test(program_handlers_at_once),
+        cmocka_unit_test(signals_of_other_processes),
+        cmocka_unit_test(a_mark_that_others_know),
         cmocka_unit_test(program_masks),
         cmocka_unit_test(sigwait_on_a_full_set),
         cmocka_unit_test(restarting_signals),

@@ -72,7 +72,7 @@ def assert_idle(worker: Worker, seconds: float = 0.3) -> None:
     assert share < MOST_CPU, f"{share:.0%} of a processor"
 
 
-def assert_masked(call: Callable[[], Any], answer: Any, *calls: str) -> None:
+def assert_masked(call: Callable[[], Any], answer: Any, *calls: str, let_answer: Callable[[], Any] = lambda: None) -> None:
     """A mask keeps the interrupt from the library: the call waits on, idle, until its answer comes. Then it is raised."""
     results: list[Any] = []
 
@@ -85,6 +85,7 @@ def assert_masked(call: Callable[[], Any], answer: Any, *calls: str) -> None:
     handle = interrupt(worker)
     assert_idle(worker)
     assert handle.state == "masked"
+    let_answer()
     assert_raised(worker, handle)
     assert results == [answer]
 

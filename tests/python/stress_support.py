@@ -89,11 +89,14 @@ class Victim(threading.Thread):
         self.stopping = False
         self.caught: list[int | None] = []
         self.rounds = 0
+        #: An interrupt that comes before is raised in place of run(), or at its beginning, where nobody catches it.
+        self.begun = False
         self.failure: BaseException | None = None
         self.start()
 
     def run(self) -> None:
         _core.mask(ALL)
+        self.begun = True
         while not self.stopping and self.failure is None:
             try:
                 _core.unmask(ALL)
@@ -101,11 +104,15 @@ class Victim(threading.Thread):
                 _core.mask(ALL)
             except ThreadInterrupted as error:
                 _core.mask(ALL)
-                self.caught += chain(error)
+                self.note(error)
             except BaseException as error:
                 _core.mask(ALL)
                 self.failure = error
             self.rounds += 1
+
+    def note(self, error: ThreadInterrupted) -> None:
+        """It was caught. Nothing else comes meanwhile."""
+        self.caught += chain(error)
 
     def where(self) -> str:
         """For messages."""
@@ -161,7 +168,7 @@ class Books:
         strange = {number: state for number, state in states.items() if state not in ("delivered", "discarded")}
         assert not strange, f"neither delivered nor discarded: {strange}"
         caught = Counter(number for victim in self.victims for number in victim.caught)
-        delivered = Counter(number for number, state in states.items() if state == "delivered")
+        delivered: Counter[int | None] = Counter(number for number, state in states.items() if state == "delivered")
         assert caught == delivered, f"caught but not delivered {caught - delivered}; delivered but not caught {delivered - caught}"
         return len(delivered)
 

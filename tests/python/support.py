@@ -48,7 +48,7 @@ def wait_until(condition: Callable[[], Any], what: str) -> Any:
 
 def parked(thread: threading.Thread, *calls: str) -> dict[str, Any]:
     """Wait until the thread is parked in one of ``calls`` (any, when none is named), and say where."""
-    last: Any = None
+    last: dict[str, Any] | None = None
 
     def look() -> Any:
         nonlocal last
@@ -62,6 +62,7 @@ def parked(thread: threading.Thread, *calls: str) -> dict[str, Any]:
         if time.monotonic() > end:
             pytest.fail(f"not parked in {calls} but at {last}")
         time.sleep(0.0005)
+    assert last is not None
     return last
 
 
@@ -93,7 +94,7 @@ class Worker(threading.Thread):
         self.join(GUARD)
         if self.is_alive():
             where = handle.explain() if handle is not None else ""
-            pytest.fail(f"stuck: {_core.park_info(self.ident)} {where}")
+            pytest.fail(f"stuck: {_core.park_info(self.ident or 0)} {where}")
         assert self.outcome is not None, "ended without an outcome: the interrupt hit the worker's own code"
         return self.outcome
 

@@ -26,7 +26,7 @@ from interruptible_threading import (
     status,
     uninstall_patches,
 )
-from support import GUARD, LONG, READ, SEM, SLEEP, Scene, Worker, assert_interrupted, parked, wait_until
+from support import GUARD, LONG, READ, SEM, SLEEP, Scene, Worker, assert_interrupted, parked, run_script, wait_until
 
 sleeper = partial(time.sleep, LONG)
 
@@ -80,6 +80,32 @@ def test_thread_that_threading_does_not_know(quiet: None) -> None:
     wait_until(lambda: errors, "it is interrupted")
     assert type(errors[0]) is ThreadInterrupted
     assert handle.state == "delivered"
+
+
+#: Nobody knows their native thread IDs before 3.11: each is attached from outside, while it runs or waits, and by itself later.
+BEFORE_THE_LIBRARY = """
+import _thread, time
+started, caught = [], []
+def body():
+    started.append(_thread.get_ident())
+    try:
+        while True:
+            for _ in range(100): pass
+            time.sleep(0.0002)
+    except BaseException as error: caught.append(type(error).__name__)
+for _ in range(20): _thread.start_new_thread(body, ())
+while len(started) < 20: time.sleep(0.001)
+from interruptible_threading import interrupt
+handles = [interrupt(ident) for ident in started]
+print(all(handle.wait(GUARD) for handle in handles), {handle.state for handle in handles})
+while len(caught) < 20: time.sleep(0.001)
+print(set(caught))
+"""
+
+
+def test_threads_that_ran_before_the_library(quiet: None) -> None:
+    """Interrupts of these were lost up to 3.10, when the thread came to its first blocking call."""
+    assert run_script(BEFORE_THE_LIBRARY.replace("GUARD", str(GUARD))) == "True {'delivered'}\n{'ThreadInterrupted'}\n"
 
 
 def test_class(quiet: None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -280,10 +281,11 @@ def test_grpc_storm(channel: Any, quiet: None) -> None:
 def test_grpc_works_afterwards() -> None:
     """A channel whose call was interrupted goes on to answer."""
     module = need_module("grpc")
+    go = threading.Event()
 
     def answer(request: bytes, context: Any) -> bytes:
         if request == b"slow":
-            time.sleep(1)
+            go.wait(GUARD)
         return b"answer to " + request
 
     handler = module.method_handlers_generic_handler("service", {"method": module.unary_unary_rpc_method_handler(answer)})
@@ -297,8 +299,12 @@ def test_grpc_works_afterwards() -> None:
             for _ in range(2):
                 worker = Worker(partial(call, b"slow"))
                 settled(worker, *EPOLL)
-                assert_raised(worker, interrupt(worker))
+                handle = interrupt(worker)
+                go.set()  # it waits for its answer all the same
+                assert_raised(worker, handle)
+                go.clear()
                 assert in_thread(partial(call, b"fast")) == b"answer to fast"
-            assert_masked(partial(call, b"slow"), b"answer to slow", *EPOLL)
+            assert_masked(partial(call, b"slow"), b"answer to slow", *EPOLL, let_answer=go.set)
     finally:
+        go.set()
         server.stop(0).wait()

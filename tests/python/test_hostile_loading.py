@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
-from hostile_support import survives
+from hostile_support import native, survives
 from support import c_compiler
 
 SOURCE = """
@@ -77,4 +78,46 @@ crowd.finish()
 works()
 """,
         str(folder),
+    )
+
+
+def test_the_linkers_lock_and_ours(tmp_path: Path) -> None:
+    """Libraries whose constructors and destructors bind, while the dynamic linker holds its lock, beside threads that are
+    interrupted; then forks amid binds: nobody waits for ever, in the children neither.
+    """
+    binds = native("binds", tmp_path)
+    others = [shutil.copy(binds, tmp_path / f"libother{number}.so") for number in range(2)]
+    survives(
+        """
+import warnings
+warnings.simplefilter("ignore")  # of threads in a process that forks: that is the point
+shim = ctypes.CDLL(status()["library"], mode=ctypes.RTLD_GLOBAL)  # where a constructor finds itr_bind
+often = ctypes.CDLL(sys.argv[1])
+crowd = Crowd([sleep, lock, recv, poll])
+def amid(work, then):
+    threads = [threading.Thread(target=call, args=arguments, daemon=True) for call, *arguments in work]
+    for thread in threads: thread.start()
+    while any(thread.is_alive() for thread in threads):
+        then()
+        time.sleep(0.0005)
+def binds_and_interrupts():
+    shim.itr_bind()
+    for waiter in crowd.waiters: interrupt(waiter)
+def forks():
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(int(GUARD))
+        shim.itr_bind()
+        os._exit(3)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3, "the child hangs"
+amid([(often.load_often, path.encode(), 1000) for path in sys.argv[2:]], binds_and_interrupts)
+crowd.settle()  # what waits outside the wrappers, while they are not bound, could not be interrupted
+amid([(often.bind_often, 1000)] * 2, forks)
+shim.itr_bind()
+crowd.interrupt()
+crowd.finish()
+works()
+""",
+        binds,
+        *map(str, others),
     )

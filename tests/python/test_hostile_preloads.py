@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shlex
 import shutil
+import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hostile_support import survives
+from hostile_support import beside, native, survives
 from interruptible_threading import _preload, status
-from support import GUARD, absent, c_compiler
-
-
-def beside(other: str, order: str) -> dict[str, str]:
-    """Before or behind ours in the variable; alone where ours is bound late."""
-    ours = [path for path in os.environ.get(_preload.VARIABLE, "").split(os.pathsep) if path]
-    both = [other, *ours] if order == "before" else [*ours, other]
-    return {_preload.VARIABLE: os.pathsep.join(both)}
+from support import GUARD, Scene, absent, c_compiler
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +74,7 @@ def test_address_sanitizer(asan: str) -> None:
 
 @pytest.fixture(scope="module")
 def no_threads(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("native") / "libnothreads.so"
-    source = Path(__file__).with_name("native") / "no_threads.c"
-    subprocess.run([*c_compiler(), "-D_GNU_SOURCE", "-shared", "-fPIC", "-o", path, source], check=True)
-    return str(path)
+    return native("no_threads", tmp_path_factory.mktemp("native"))
 
 
 def test_no_thread_to_be_had(no_threads: str) -> None:
@@ -152,3 +145,74 @@ def test_other_programs(program: str, tmp_path: Path) -> None:
         results.append((done.returncode, done.stdout, done.stderr))
     assert results[0] == results[1], shlex.quote(PROGRAMS[program])
     assert results[0][1] or results[0][0], "it does something"
+
+
+#: Says who runs it, whether the kernel calls that secure, what it was given, which signals it handles, what it has of ours.
+SET_USER_ID = r"""
+#include <stdio.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <unistd.h>
+int itr_attach(void) __attribute__((weak));
+static void show(const char *file, const char *word) {
+    char line[4096];
+    FILE *lines = fopen(file, "r");
+    while (lines != NULL && fgets(line, sizeof line, lines) != NULL) {
+        if (strstr(line, word) != NULL) { fputs(line, stdout); }
+    }
+}
+int main(int argc, char **argv) {
+    if (itr_attach != NULL) { itr_attach(); }
+    printf("%d %s %d %lu\n", argc, argv[1], getuid() == geteuid(), getauxval(AT_SECURE));
+    show("/proc/self/status", "SigCgt");
+    show("/proc/self/maps", "libinterruptible");
+    return 7;
+}
+"""
+
+
+def caught(lines: list[str]) -> int:
+    """The signals it handles, but those of libc, 32 and 33."""
+    return int(next(line for line in lines if line.startswith("SigCgt")).split()[1], 16) & ~(3 << 31)
+
+
+@pytest.mark.parametrize("linked", [False, True], ids=["preloaded", "linked"])
+def test_set_user_id_program(linked: bool) -> None:
+    """The dynamic linker leaves out what is preloaded; what is linked heeds no variable of the caller's."""
+    if os.getuid() != 0:
+        absent("only root can make a program of root's for others to run")
+    nobody = pwd.getpwnam("nobody")
+    as_nobody: Any = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+    with Scene() as scene:
+        folder = Path(scene.folder())
+        folder.chmod(0o755)
+        shim = folder / "libinterruptible.so"
+        shutil.copy(status()["library"], shim)
+        shim.chmod(0o755)
+        program = folder / "program"
+        (folder / "program.c").write_text(SET_USER_ID)
+        libraries = ["-Wl,--no-as-needed", shim, f"-Wl,-rpath,{folder}"] if linked else []
+        subprocess.run([*c_compiler(), "-D_GNU_SOURCE", "-o", program, folder / "program.c", *libraries], check=True)
+
+        def run(mode: int, **environ: str) -> tuple[list[str], str]:
+            program.chmod(mode)
+            done = subprocess.run([program, "text"], env=environ, capture_output=True, text=True, timeout=GUARD, **as_nobody)
+            assert done.returncode == 7, done
+            return done.stdout.splitlines(), done.stderr
+
+        asked = {"INTERRUPTIBLE_SIGNAL": "USR1", **({} if linked else {_preload.VARIABLE: str(shim)})}
+        plain, said = run(0o755, **asked)
+        assert said == ""
+        assert plain[0] == "2 text 1 0"
+        assert "libinterruptible" in plain[-1], plain
+        assert caught(plain) == 1 << signal.SIGUSR1 - 1
+        secure, said = run(0o4755, **asked)
+        if secure[0] == "2 text 1 0":
+            absent("set-user-ID programs have no effect in the folder for temporary files")
+        if linked:
+            assert caught(secure) == 1 << signal.SIGURG - 1
+        else:
+            assert (secure, "") == run(0o4755), "as without it"
+            assert len(secure) == 2, secure
+        assert secure[0] == "2 text 0 1"
+        assert said == "" or "cannot be preloaded" in said

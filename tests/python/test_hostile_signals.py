@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from hostile_support import survives
+from support import absent
 
 ALL_SIGNALS = "ALL = set(signal.valid_signals())\n"
 
@@ -229,3 +230,63 @@ taker.join(GUARD)
 assert not taker.is_alive() and not taken, taken
 """
     )
+
+
+#: What keeps wake-ups from being known by their mark.
+UNMARKED = {
+    "forbidden": """
+class Filter(ctypes.Structure): _fields_ = [("code", ctypes.c_uint16), ("yes", ctypes.c_uint8), ("no", ctypes.c_uint8), ("k", ctypes.c_uint32)]
+class Program(ctypes.Structure): _fields_ = [("length", ctypes.c_uint16), ("filters", ctypes.POINTER(Filter))]
+queueinfo = {"x86_64": 297, "aarch64": 240}[os.uname().machine]
+filters = (Filter * 4)(
+    (0x20, 0, 0, 0),  # the number of the system call
+    (0x15, 0, 1, queueinfo),
+    (0x06, 0, 0, 0x00050000 | errno.EPERM),  # SECCOMP_RET_ERRNO
+    (0x06, 0, 0, 0x7FFF0000),  # SECCOMP_RET_ALLOW
+)
+assert libc.prctl(38, 1, 0, 0, 0) == 0, "PR_SET_NO_NEW_PRIVS"
+if libc.prctl(22, 2, ctypes.byref(Program(4, filters)), 0, 0) != 0: print("no seccomp"); end(); sys.exit()
+assert libc.syscall(queueinfo, 0, 0, 0, None) == -1 and ctypes.get_errno() == errno.EPERM
+""",
+    "no memory": """
+import resource
+resource.setrlimit(resource.RLIMIT_SIGPENDING, (0, resource.getrlimit(resource.RLIMIT_SIGPENDING)[1]))
+""",
+}
+
+
+@pytest.mark.parametrize("reasons", [["forbidden"], ["no memory"], ["forbidden", "no memory"]], ids=" and ".join)
+@pytest.mark.parametrize("handled", ["early", "late"])
+def test_wake_ups_without_a_mark(reasons: list[str], handled: str) -> None:
+    """They break calls all the same, and another process's signals go to the program, whether kill or tgkill sent them."""
+    output = survives(
+        HANDLER
+        + "import errno; libc = ctypes.CDLL(None, use_errno=True)\n"
+        + "".join(UNMARKED[reason] for reason in reasons)
+        + f"""
+if {handled == "early"}: signal.signal(number, handler)
+crowd = Crowd()
+for _ in range(5): crowd.interrupt()
+signal.signal(number, handler)
+tgkill = {{"x86_64": 234, "aarch64": 131}}[os.uname().machine]
+def a_child_sends(call):
+    del seen[:]
+    counts = [len(w.got) for w in crowd.waiters]
+    child = f"import ctypes, os; assert {{call}} == 0"
+    environ = {{name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}}
+    subprocess.run([sys.executable, "-c", child], check=True, env=environ)
+    until(lambda: seen, lambda: "the handler is called")
+    crowd.settle()
+    assert seen == [number] and counts == [len(w.got) for w in crowd.waiters], seen
+for w in crowd.waiters[::4]:
+    a_child_sends(f"os.kill({{os.getpid()}}, {{number}}) or 0")
+    ours_do_not()
+    a_child_sends(f"ctypes.CDLL(None).syscall({{tgkill}}, {{os.getpid()}}, {{w.native_id}}, {{number}})")
+    ours_do_not()
+assert _core.status()["signal"] == number and _core.status()["signal_ours"]
+crowd.finish()
+works()
+"""
+    )
+    if "no seccomp" in output:
+        absent("the kernel has no seccomp filters")

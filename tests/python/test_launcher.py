@@ -345,3 +345,23 @@ def test_version_and_status() -> None:
     done = launch("exec", "--", *COMMAND, "status")
     assert "preloaded: True" in output(done)
     assert "patches: True" in done.stdout
+
+
+LOOK = """
+import os, sys
+names = {"_ctypes", "_multiprocessing", "_queue", "_socket", "_ssl", "select", "fcntl", "_posixsubprocess"}
+print(sorted(names & set(sys.modules)), [fd for fd in range(64) if os.path.exists(f"/proc/self/fd/{fd}")])
+"""
+LATER = """
+from interruptible_threading import _core
+import ctypes, fcntl, multiprocessing.synchronize, queue, select, socket, ssl, subprocess
+print([name for name, state in _core.rows() if state == "not imported"])
+"""
+
+
+def test_nothing_is_imported_for_its_calls() -> None:
+    """The modules whose calls are swapped come when the program wants them, and so do the descriptors that some of them
+    keep open (libffi's own file, for _ctypes)."""
+    plain = subprocess.run([sys.executable, "-c", LOOK], env=clean_environment(), stdout=subprocess.PIPE, text=True, check=True)
+    assert output(launch("exec", sys.executable, "-c", LOOK)) == plain.stdout
+    assert output(launch("exec", sys.executable, "-c", LATER)) == "[]\n"

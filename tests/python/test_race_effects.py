@@ -223,6 +223,44 @@ def test_popen(interval: float | None) -> None:
 
 
 @INTERVALS
+def test_posix_spawn(interval: float | None) -> None:
+    """Each child that was made is known and reaped; nothing is left."""
+    warm_up()
+    earlier = children()
+    before = open_descriptors()
+    pending: list[int] = []
+    reaped: list[tuple[int, int]] = []
+    spawned = 0
+
+    def body(victim: Victim) -> None:
+        nonlocal spawned
+        while not victim.stopping or pending:
+            if not pending:
+                pending.append(os.posix_spawn("/bin/sh", ["sh", "-c", f"exit {spawned % 200}"], os.environ))
+                spawned += 1
+            got = os.waitpid(pending[-1], 0)
+            reaped.append((pending[-1], os.WEXITSTATUS(got[1])))
+            pending.pop()
+
+    victim = Victim(body)
+    books = Books(victim)
+    with switch_interval(interval):
+        storm(books, count(60), rng(interval), feed=lambda: spin(2000), waits=0.9)
+    books.stop()
+    delivered = books.balance()
+    for pid in pending:
+        os.waitpid(pid, 0)
+    assert [status for _, status in reaped] == [n % 200 for n in range(len(reaped))]
+    assert len(reaped) + len(pending) == spawned
+    assert children() <= earlier
+    del books, victim
+    gc.collect()
+    assert settled(before) == set()
+    assert delivered > 0
+    assert spawned > 0
+
+
+@INTERVALS
 @pytest.mark.parametrize("wait", ["waitpid", "wait4", "waitid"])
 def test_fork_and_wait(wait: str, interval: float | None) -> None:
     """Each child forked is reaped once, with its own status."""

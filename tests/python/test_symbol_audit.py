@@ -60,5 +60,12 @@ def test_a_new_variant_is_found(audit: ModuleType, library: Path, monkeypatch: p
     assert sorted(problem.partition(":")[0] for problem in problems) == sorted(new)
 
 
+def test_little_thread_local_storage(audit: ModuleType, library: Path) -> None:
+    """glibc keeps some hundred bytes for all libraries that are loaded late, and refuses those for which there is no room."""
+    headers = subprocess.run(["readelf", "-lW", library], check=True, stdout=subprocess.PIPE, text=True).stdout
+    (sizes,) = ([int(field, 16) for field in line.split()[4:6]] for line in headers.splitlines() if line.split()[:1] == ["TLS"])
+    assert max(sizes) <= 64
+
+
 def test_page_is_up_to_date() -> None:
     subprocess.run([sys.executable, str(ROOT / "scripts" / "gen_docs.py"), "--check"], check=True)
