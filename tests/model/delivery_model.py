@@ -1,5 +1,8 @@
 """From pending to delivered, up to CPython 3.11: recorded, armed by the injector, raised at a check or taken by an exact
-call; recalled from there by masks, exact calls and cancel() (src/python/records.c, asyncexc.c, handles.c, core.c).
+call; recalled from there by masks, exact calls and cancel() (src/python/records.c, asyncexc.c, handles.c, masks.c).
+
+What was raised surfaces where the program can catch it, or where nobody can (a finalizer): then core_record_again() in core.c
+records it again. When the thread's function has returned, itr_thread_end() in records.c discards what is left.
 
 All of it happens with the interpreter lock, so a step here is what one thread does without giving it up. Only the monitor
 looks at `pending` without. Two interrupts with different exceptions; the first may be cancelled. The injector may find the
@@ -20,6 +23,12 @@ VARIANTS = (
     "arms without taking it off the queue",
     "cancel() clears pending for all",
     "an exact call delivers under a mask",
+    "end does not empty the queue",
+    "end does not recall what is armed",
+    "what comes behind the end is queued",
+    "recorded again without settling",
+    "recorded again, but not pending",
+    "recorded again, but still remembered",
 )
 
 
@@ -31,7 +40,12 @@ class State(NamedTuple):
     mask: int = 0
     target: str = "code"
     actions: int = 0
-    delivered: tuple[int, int] = (0, 0)
+    flying: int = 0  # raised, and on its way to whoever catches it
+    surfaced: int = 0  # ... where nobody can: how often so far
+    remembered: tuple[int, ...] = ()  # t->delivered
+    delivered: tuple[int, int] = (0, 0)  # caught
+    ended: bool = False
+    discarded: tuple[int, ...] = ()
     cancelled: bool = False  # the first one: cancel() said true
     interrupter: str = "first"
     monitor: str = "idle"
@@ -40,32 +54,41 @@ class State(NamedTuple):
     wanted: bool = False  # the injector's list: somebody is to be looked at
 
 
-def build(variant: str = "", actions: int = 4) -> "Model[State]":
-    return Model(State(), [_target(variant, actions), _interrupter(variant), _monitor(), _injector(variant)], _good, _wrong)
+def build(variant: str = "", ends: bool = False, actions: int = 4) -> "Model[State]":
+    """`ends`: the thread's function may return at any time. Else nothing is ever discarded: all must be delivered."""
+    return Model(State(), [_target(variant, ends, actions), _interrupter(variant), _monitor(), _injector(variant)], _good, _wrong)
 
 
 def _good(s: State) -> bool:
-    first = s.cancelled or s.delivered[0] == 1
-    return s.interrupter == "end" and first and s.delivered[1] == 1 and not s.pending and s.target == "loop"
+    first = s.cancelled or s.delivered[0] == 1 or 1 in s.discarded
+    second = s.delivered[1] == 1 or 2 in s.discarded
+    return s.interrupter == "end" and first and second and not s.pending and not s.flying and s.target in ("loop", "over")
 
 
 def _wrong(s: State) -> Optional[str]:
     if max(s.delivered) > 1:
         return "delivered twice"
+    if any(s.delivered[record - 1] for record in s.discarded):
+        return "delivered, although it was discarded"
     return "delivered, although it was taken back" if s.cancelled and s.delivered[0] else None
 
 
 def _raised(s: State, record: int) -> State:
     if s.mask:
         raise Violation("delivered under a mask")
-    counts = list(s.delivered)
-    counts[record - 1] += 1
-    return s._replace(delivered=(counts[0], counts[1]))
+    if s.ended:
+        raise Violation("delivered behind the end")
+    return s._replace(flying=record)
+
+
+def _remember(s: State, record: int) -> State:
+    """itr_delivered_add()"""
+    return s._replace(remembered=tuple(sorted({*s.remembered, record})))
 
 
 def _settle(s: State) -> State:
     """itr_async_settle(): what was armed and is in tstate->async_exc no more has been raised."""
-    return s._replace(armed=0) if s.armed and s.async_exc != s.armed else s
+    return _remember(s, s.armed)._replace(armed=0) if s.armed and s.async_exc != s.armed else s
 
 
 def _recall(s: State, variant: str) -> State:
@@ -86,7 +109,7 @@ def _take(s: State) -> tuple[int, State]:
 def _arm(s: State, variant: str) -> State:
     """look(), arm(): nothing while one is armed, or under a mask."""
     s = _settle(s)
-    if s.armed or not s.pending or s.mask or s.async_exc:
+    if s.armed or not s.pending or s.mask or s.async_exc or s.ended:
         return s
     record, taken = _take(s)
     if variant == "arms without taking it off the queue":
@@ -101,25 +124,67 @@ def _deliver_here(s: State, variant: str) -> list[State]:
     if not s.pending or (s.mask and variant != "an exact call delivers under a mask"):
         return declined
     record, taken = _take(s)
-    return [*declined, _raised(taken, record)]
+    return [*declined, _raised(_remember(taken, record), record)]
 
 
-def _target(variant: str, actions: int) -> "Process[State]":
+def _record_again(s: State, record: int, variant: str) -> State:
+    """core_record_again(): is it one that was delivered here? Then to the head of the queue, raise_bit()."""
+    if variant != "recorded again without settling":
+        s = _settle(s)
+    if record not in s.remembered:
+        return s  # somebody else's exception, or one that the hook has had before: printed
+    again = s._replace(queue=(record, *s.queue))
+    if variant != "recorded again, but not pending":
+        again = again._replace(pending=True, watched=True, due=True)
+    if variant != "recorded again, but still remembered":
+        again = again._replace(remembered=tuple(one for one in s.remembered if one != record))
+    return again
+
+
+def _target(variant: str, ends: bool, actions: int) -> "Process[State]":
     """Some actions in any order, then a loop that does nothing but run code."""
     target: Process[State] = Process("target")
 
     def acted(s: State) -> State:
         return s._replace(actions=s.actions + 1)
 
-    @target.at("code", "loop")
+    @target.at("code", "loop", "over")
     def check_async(s: State) -> Next[State]:
         """an eval check raises tstate->async_exc"""
-        return _raised(s._replace(async_exc=0), s.async_exc) if s.async_exc else None
+        return _raised(s._replace(async_exc=0), s.async_exc) if s.async_exc and not s.flying else None
+
+    @target.at("code", "loop")
+    def caught(s: State) -> Next[State]:
+        """the program catches it, or the thread ends with it"""
+        if not s.flying:
+            return None
+        counts = list(s.delivered)
+        counts[s.flying - 1] += 1
+        return s._replace(flying=0, delivered=(counts[0], counts[1]))
+
+    @target.at("code", "loop")
+    def surfaces(s: State) -> Next[State]:
+        """it comes out of a finalizer: sys.unraisablehook is called; perhaps one calls it once more, with the same"""
+        if not s.flying or s.surfaced == 1:
+            return None
+        once = _record_again(s._replace(flying=0, surfaced=1), s.flying, variant)
+        return [once, _record_again(once, s.flying, variant)]
+
+    @target.at("code", "loop")
+    def end(s: State) -> Next[State]:
+        """the thread's function has returned: itr_thread_end()"""
+        if s.flying or not ends:
+            return None
+        recalled = s if variant == "end does not recall what is armed" else _recall(s, variant)
+        ended = recalled._replace(ended=True, target="over", remembered=())
+        if variant == "end does not empty the queue":
+            return ended
+        return ended._replace(queue=(), pending=False, discarded=tuple(sorted({*s.discarded, *recalled.queue})))
 
     @target.at("code")
     def mask(s: State) -> Next[State]:
         """core_mask(): mask_push(), itr_async_recall()"""
-        if s.mask or s.actions == actions:
+        if s.mask or s.flying or s.actions == actions:
             return None
         masked = acted(s)._replace(mask=1)
         return masked if variant == "a mask does not recall" else _recall(masked, variant)
@@ -127,7 +192,7 @@ def _target(variant: str, actions: int) -> "Process[State]":
     @target.at("code")
     def unmask(s: State) -> Next[State]:
         """core_unmask(): mask_pop(), load pending; itr_deliver_here(), or kick()"""
-        if not s.mask:
+        if not s.mask or s.flying:
             return None
         lowered = s._replace(mask=0)
         if not s.pending:
@@ -137,14 +202,14 @@ def _target(variant: str, actions: int) -> "Process[State]":
     @target.at("code")
     def exact(s: State) -> Next[State]:
         """itr_dispatch_lock(): itr_deliver_here(), or the lock is free and try_at_once() has it"""
-        if s.actions == actions:
+        if s.actions == actions or s.flying:
             return None
         return _deliver_here(acted(s), variant) if s.pending or s.armed else acted(s)
 
     @target.at("code")
     def settle_down(s: State) -> Next[State]:
         """no more calls: a loop of the program's own code"""
-        return None if s.mask else s._replace(target="loop")
+        return None if s.mask or s.flying else s._replace(target="loop")
 
     return target
 
@@ -156,7 +221,10 @@ def _interrupter(variant: str) -> "Process[State]":
     def interrupt(s: State) -> list[State]:
         """itr_interrupt_thread(): enqueued, raise_bit(), watched; itr_async_try() looks at once"""
         record, then = (1, "second") if s.interrupter == "first" else (2, "choose")
-        s = _settle(s)._replace(interrupter=then, watched=True, due=True, pending=True)
+        s = _settle(s)._replace(interrupter=then)
+        if s.ended and variant != "what comes behind the end is queued":
+            return [s._replace(discarded=(*s.discarded, record))]
+        s = s._replace(watched=True, due=True, pending=True)
         s = s._replace(queue=(*s.queue, record))
         return [s, _arm(s, variant)]
 

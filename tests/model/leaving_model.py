@@ -1,10 +1,10 @@
 """Leaving a state that says "do not inject": lower the mask, then look at pending; against: set pending, then look at the
-mask (mask_pop(), itr_mask_pop() in src/api.c; core_unmask() in core.c; itr_exact_leave() in exact_calls.c; on the other side
-raise_bit(), the monitor's look() and itr_async_on_running() in asyncexc.c).
+mask (mask_pop() and itr_mask_pop() in src/api.c; core_unmask() in masks.c; itr_exact_leave() in exact_calls.c; on the other
+side raise_bit() in api.c, look() in monitor.c, ask() and itr_async_on_running() in pending_call.c).
 
 `mask` stands for every such state: slot->mask and slot->exact are stored and looked at in the same way. The target runs code
 here and waits nowhere. Delivery is the pending call of CPython 3.12 and later: the monitor asks, and the ask runs in the
-target at one of its checks. (on_running() loads `mask` relaxed, but behind the seq_cst load of pending, and behind the lock
+target at one of its checks; ask_model.py has what else may become of an ask. (itr_async_on_running() loads `mask` relaxed, but behind the seq_cst load of pending, and behind the lock
 that the recording has released. So it cannot miss a mask that was lowered before the target's look missed the recording.)
 
 With `repeats`, the monitor comes again and again while something is pending. That is the last resort: all must hold without.
@@ -20,6 +20,7 @@ VARIANTS = (
     "looks before lowering",
     "looks at the mask before recording",
     "the ask does not look at the mask",
+    "the ask does not look at pending",
 )
 
 
@@ -88,7 +89,7 @@ def _target(way: str, variant: str, entries: int) -> "Process[State]":
         if not s.asked:
             return None
         ran = s._replace(asked=False)
-        if not s.pending:
+        if not s.pending and variant != "the ask does not look at pending":
             return ran
         if s.mask and variant != "the ask does not look at the mask":
             return ran  # leaving it asks anew

@@ -4,10 +4,11 @@ One target parks several times. Two interrupters, each with a bit of its own in 
 want it once each, and the monitor repeats. The kernel's part is modelled too: what sleeps, and what ends that.
 
 Whatever a waker leaves behind (a signal on its way, a byte in the pipe, a deadline in the past) carries the generation of
-the park that it was meant for. A park that is ended by another one's is a violation: a false time-out, or EINTR in a call
-that is not ours.
+the park that it was meant for. A park that is ended by another one's is a violation: EINTR in a call that is not ours. So is
+a wait that returns to its caller though neither what it waits for has come nor an interrupt is delivered: a false time-out.
 
-Not here: retraction (retract_model.py), what the broken call's wrapper then does (delivery_model.py), calls of C libraries.
+Not here: retraction (retract_model.py), what the wrapper of a broken call then does (delivery_model.py), calls of C libraries,
+and handlers of the program that wait themselves.
 """
 
 from typing import NamedTuple, Optional
@@ -26,6 +27,7 @@ VARIANTS = (
     "no generation in the park word",
     "wakes without WAKING",
     "does not restore the deadline",
+    "does not resume",
     "monitor looks only once",
     "no monitor",
 )
@@ -99,7 +101,9 @@ def _target(kind: str, variant: str, parks: int) -> "Process[State]":
 
     @target.at("begin")
     def begin(s: State) -> State:
-        """a call that may wait: itr_park_begin() counts the generation up"""
+        """the last call has returned to its caller; the next that may wait: itr_park_begin() counts the generation up"""
+        if s.ended:
+            raise Violation("false time-out: a wait ended that was woken for nothing")
         if s.generation == parks:
             return s._replace(target="running")
         return s._replace(target="resume", generation=s.generation + 1, broken=False)
@@ -172,13 +176,13 @@ def _target(kind: str, variant: str, parks: int) -> "Process[State]":
         if s.pending:
             return s._replace(target="deliver")
         if s.woken:
-            return s._replace(target="resume")
+            return s._replace(target="begin" if variant == "does not resume" else "resume")
         raise Violation("stale: the wait was ended by something that it does not know of")
 
     @target.at("deliver")
     def deliver(s: State) -> State:
         """the wrapper takes one interrupt: consume(), pending &= ~bit"""
-        return _consume(s)._replace(target="begin")
+        return _consume(s)._replace(target="begin", ended=False)
 
     @target.at("running")
     def running(s: State) -> State:

@@ -2,19 +2,26 @@
 checked with one thing left out, which must be caught: else the model would prove nothing. The counterexamples are printed
 (pytest -s)."""
 
+import re
+from pathlib import Path
 from typing import Any
 
+import ask_model
 import delivery_model
 import leaving_model
 import park_model
 import pytest
 import retract_model
+import trace_model
 from checker import LOST, Model, Result, check
 
 STALE = "stale: "
+FALSE = "false time-out: "
 TAKEN_BACK = "taken back: "
 TWICE = "delivered twice"
+LATE = "delivered, although it was taken back"
 MASKED = "delivered under a mask"
+REUSED = "hits the thread that reuses the slot: "
 
 # (variant, kind of wait, with the monitor's repeats, what is violated)
 PARK = [
@@ -29,6 +36,9 @@ PARK = [
     ("does not wait for the handler", "deadline", True, STALE),
     ("does not empty the pipe", "fdset", True, STALE),
     ("does not restore the deadline", "deadline", True, STALE),
+    ("does not resume", "signal", True, FALSE),
+    ("does not resume", "fdset", True, FALSE),
+    ("does not resume", "deadline", True, FALSE),
     ("no generation in the park word", "signal", True, STALE),
     ("no generation in the park word", "fdset", True, STALE),
     ("no generation in the park word", "deadline", True, STALE),
@@ -50,15 +60,49 @@ LEAVING = [
     ("looks before lowering", LOST),
     ("looks at the mask before recording", LOST),
     ("the ask does not look at the mask", MASKED),
+    ("the ask does not look at pending", TWICE),
 ]
+# (variant, with a monitor that may be as slow as it likes, what is violated)
+ASK = [
+    ("the ask raises what it was sent for", True, TWICE),
+    ("the ask does not look at exact", True, "raised inside an exact call"),
+    ("ask without life number", False, "the asks pile up"),
+    ("raises without looking at the life", True, REUSED),
+    ("a new life keeps the queue", True, REUSED),
+    ("a new life keeps the old asks' mark", True, LOST),
+    ("a new life forgets the old asks before it has its number", True, LOST),
+    ("cancel() leaves it in the queue", True, TWICE),
+    ("the monitor asks only once", True, LOST),
+]
+# (variant, whether the thread's function may return, what is violated)
 DELIVERY = [
-    ("a mask does not recall", MASKED),
-    ("cancel() does not recall", "delivered, although it was taken back"),
-    ("a recall is not watched", LOST),
-    ("recalls what has been raised", TWICE),
-    ("arms without taking it off the queue", TWICE),
-    ("cancel() clears pending for all", LOST),
-    ("an exact call delivers under a mask", MASKED),
+    ("a mask does not recall", False, MASKED),
+    ("cancel() does not recall", False, LATE),
+    ("a recall is not watched", False, LOST),
+    ("recalls what has been raised", False, TWICE),
+    ("arms without taking it off the queue", False, LATE),
+    ("cancel() clears pending for all", False, LOST),
+    ("an exact call delivers under a mask", False, MASKED),
+    ("end does not empty the queue", True, LOST),
+    ("end does not recall what is armed", True, "delivered behind the end"),
+    ("what comes behind the end is queued", True, LOST),
+    ("recorded again without settling", False, LOST),
+    ("recorded again, but not pending", False, LOST),
+    ("recorded again, but still remembered", False, TWICE),
+]
+# (variant, whether the monitor comes again and again, whether the thread's function may return, what is violated)
+TRACE = [
+    ("an event does not look at pending", True, False, LOST),
+    ("an event does not look at the mask", True, False, MASKED),
+    ("an event does not look at exact", True, False, "raised inside an exact call"),
+    ("an event raises anywhere", True, False, "raised at an unfit place"),
+    ("a mask keeps it, and leaving it does not ask", False, False, LOST),
+    ("stops without putting back what was there", True, False, "the program is not traced any more"),
+    ("starts in front of itself", True, False, "the program is not traced any more"),
+    ("does not call what it is in front of", True, False, "the program does not see an event"),
+    ("end does not stop it", True, True, "the thread has ended, and is traced"),
+    ("arms over what is armed", True, False, LOST),
+    ("looks into the thread state of the last call", True, False, "looks into a thread state that is gone"),
 ]
 
 
@@ -126,13 +170,35 @@ def test_the_monitor_is_the_last_resort_there_too(way: str, variant: str) -> Non
     holds(leaving_model.build(way, variant, repeats=True))
 
 
-def test_delivery() -> None:
-    holds(delivery_model.build())
+@pytest.mark.parametrize("stalls", [True, False])
+def test_asks(stalls: bool) -> None:
+    holds(ask_model.build(stalls=stalls))
 
 
-@pytest.mark.parametrize(("variant", "expected"), DELIVERY)
-def test_a_broken_delivery_is_caught(variant: str, expected: str) -> None:
-    is_caught(delivery_model.build(variant), expected)
+@pytest.mark.parametrize(("variant", "stalls", "expected"), ASK)
+def test_a_broken_ask_is_caught(variant: str, stalls: bool, expected: str) -> None:
+    is_caught(ask_model.build(variant, stalls), expected)
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_delivery(ends: bool) -> None:
+    holds(delivery_model.build(ends=ends))
+
+
+@pytest.mark.parametrize(("variant", "ends", "expected"), DELIVERY)
+def test_a_broken_delivery_is_caught(variant: str, ends: bool, expected: str) -> None:
+    is_caught(delivery_model.build(variant, ends), expected)
+
+
+@pytest.mark.parametrize("repeats", [False, True])
+@pytest.mark.parametrize("ends", [False, True])
+def test_tracing(repeats: bool, ends: bool) -> None:
+    holds(trace_model.build(repeats=repeats, ends=ends))
+
+
+@pytest.mark.parametrize(("variant", "repeats", "ends", "expected"), TRACE)
+def test_a_broken_tracing_is_caught(variant: str, repeats: bool, ends: bool, expected: str) -> None:
+    is_caught(trace_model.build(variant, repeats, ends), expected)
 
 
 @pytest.mark.parametrize(
@@ -141,8 +207,27 @@ def test_a_broken_delivery_is_caught(variant: str, expected: str) -> None:
         (park_model.VARIANTS, PARK),
         (retract_model.VARIANTS, RETRACT),
         (leaving_model.VARIANTS, LEAVING),
+        (ask_model.VARIANTS, ASK),
         (delivery_model.VARIANTS, DELIVERY),
+        (trace_model.VARIANTS, TRACE),
     ],
 )
 def test_every_variant_is_tried(shipped: Any, tried: Any) -> None:
     assert set(shipped) == {row[0] for row in tried}
+
+
+SOURCES = Path(__file__).parents[2] / "src"
+# "itr_mask_pop() in src/api.c", "mask_pop() and itr_mask_pop() in api.c": the names that are said to be in that file.
+SAID = re.compile(r"((?:\w+\(\)(?:, | and )?)+) in (?:src/(?:python/)?)?(\w+\.c)\b")
+
+
+@pytest.mark.parametrize("model", sorted(Path(__file__).parent.glob("*_model.py")), ids=lambda path: str(path.stem))
+def test_what_a_model_names_is_where_it_says(model: Path) -> None:
+    sources = {path.name: path.read_text() for path in SOURCES.rglob("*.c")}
+    text = " ".join(re.sub(r"(?m)^ *# ?", "", model.read_text()).split())
+    files = re.findall(r"\b\w+\.c\b", text)
+    assert files, "it says nothing of what it stands for"
+    assert [name for name in files if name not in sources] == []
+    for names, file in SAID.findall(text):
+        for name in re.findall(r"\w+", re.sub(r"\band\b|[(),]", " ", names)):
+            assert re.search(rf"(?m)^(?:[a-z].*\b)?{name}\(", sources[file], re.I), f"{name}() is not in {file}"
