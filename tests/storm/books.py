@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import fcntl
 import gc
+import itertools
+import math
 import os
 import random
 import subprocess
@@ -15,40 +17,69 @@ import threading
 from collections import Counter
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from interruptible_threading import InterruptHandle, ThreadInterrupted, critical_section, deliver_on_blocking, interrupt
-from stress_support import GUARD, Books, Victim, children, open_descriptors, until
+from stress_support import GUARD, SEED, Books, Victim, children, open_descriptors, until
 from work import Work
 
 MASKS = {"critical_section": critical_section, "deliver_on_blocking": deliver_on_blocking}
 
 
-class Worker(Victim):
-    """A thread that does whatever its dice say, in whatever masks they say."""
+def rng(*salt: object) -> random.Random:
+    """Random numbers that ITR_TEST_SEED repeats."""
+    return random.Random(f"{SEED} {salt}")
 
-    def __init__(self, number: int, works: list[Work], dice: random.Random) -> None:
+
+class Odd(ThreadInterrupted):
+    """An exception of the user's."""
+
+
+class Worker(Victim):
+    """A thread that does whatever its dice say, in whatever masks they say, for so many rounds.
+
+    Each round has dice of its own: how much of the last one an interrupt has left undone changes nothing in the next.
+    """
+
+    def __init__(self, salt: object, works: list[Work], rounds: float = math.inf) -> None:
+        self.salt = salt
         self.works = works
         self.weights = [work.weight for work in works]
-        self.dice = dice
+        self.last_round = rounds
         self.done: Counter[str] = Counter()
         self.leaks: list[str] = []
-        super().__init__(Worker.work, name=f"worker-{number}")
+        self.errors: list[ThreadInterrupted] = []
+        super().__init__(lambda _: self.work(), name=f"worker-{salt}")
+
+    def plan(self, number: int) -> tuple[random.Random, Work, list[str]]:
+        """What a round consists of: the dice of the work, the work, its masks."""
+        dice = rng("worker", self.salt, number)
+        (chosen,) = dice.choices(self.works, self.weights)
+        return dice, chosen, [dice.choice(list(MASKS)) for _ in range(dice.choice([0, 0, 0, 1, 2, 3]))]
+
+    def note(self, error: ThreadInterrupted) -> None:
+        super().note(error)
+        link: BaseException | None = error
+        while link is not None:
+            if isinstance(link, ThreadInterrupted):
+                self.errors.append(link)
+            link = link.__context__
 
     def work(self) -> None:
-        (chosen,) = self.dice.choices(self.works, self.weights)
-        masks = [self.dice.choice(list(MASKS)) for _ in range(self.dice.choice([0, 0, 0, 1, 2, 3]))]
-        if "critical_section" not in masks:
+        dice, chosen, masks = self.plan(self.rounds)
+        if self.rounds >= self.last_round:
+            self.stopping = True
+        elif "critical_section" not in masks:
             with ExitStack() as stack:
                 for mask in masks:
                     stack.enter_context(MASKS[mask]())
-                chosen.do(self.dice, True)
+                chosen.do(dice, True)
         else:
-            self.masked(chosen, masks)
+            self.masked(chosen, dice, masks)
         self.done[type(chosen).__name__] += 1
 
-    def masked(self, chosen: Work, masks: list[str]) -> None:
+    def masked(self, chosen: Work, dice: random.Random, masks: list[str]) -> None:
         """Nothing comes between the first critical_section() and its end."""
         first = masks.index("critical_section")
         with ExitStack() as outside:
@@ -59,52 +90,129 @@ class Worker(Victim):
                     with ExitStack() as inside:
                         for mask in masks[first + 1 :]:
                             inside.enter_context(MASKS[mask]())
-                        chosen.do(self.dice, False)
+                        chosen.do(dice, False)
                 except ThreadInterrupted as error:
                     self.leaks.append(f"{type(chosen).__name__}: {error!r} came under a mask")
 
 
+class Sent(NamedTuple):
+    """An interrupt, and where its target was just before."""
+
+    handle: InterruptHandle
+    parked: bool
+
+
 class StormBooks(Books):
-    """The interrupts of several senders, some taken back."""
+    """The interrupts of several senders, some taken back, at once or later.
+
+    ``alive`` are those that are interrupted; one that has ended makes room for another. ``victims`` are all.
+    """
 
     victims: tuple[Worker, ...]
 
     def __init__(self, *victims: Worker) -> None:
         super().__init__(*victims)
+        self.alive: list[Worker] = list(victims)
+        self.sent: list[Sent] = []
         self.cancelled: list[InterruptHandle] = []
-        self.sent: Counter[str] = Counter()
+        #: Interrupts that nothing became of, though nobody else's came.
+        self.lost: list[str] = []
+        self.reasons = itertools.count()
 
-    def send(self, victim: Worker, dice: random.Random) -> InterruptHandle:
-        where = "parked" if victim.parked() else "running"
+    def add(self, worker: Worker, at: int | None = None) -> None:
+        """Once it can be interrupted, in the place of another or in one of its own."""
+        until(lambda: worker.begun, worker.where)
+        self.victims += (worker,)
+        if at is None:
+            self.alive.append(worker)
+        else:
+            self.alive[at] = worker
+
+    def send(self, dice: random.Random, by_number: bool = False, at: int | None = None) -> InterruptHandle:
+        """By one sender, or from within critical_section(), so that no interrupt is left out of the books."""
+        exact, late, which, what, named = (dice.random() for _ in range(5))
+        victim = self.alive[int(which * len(self.alive)) if at is None else at]
+        parked = victim.parked()
         # An exception of its own, so that none coalesces with another; the default one does.
-        handle = interrupt(victim, ThreadInterrupted() if dice.random() < 0.8 else None)
+        exc = ThreadInterrupted() if what < 0.6 else Odd() if what < 0.8 else None
+        target: Any = victim
+        if by_number and named < 0.4:
+            target = victim.ident if named < 0.2 else victim.native_id
+        handle = interrupt(target, exc, reason=f"reason {next(self.reasons)}")
         self.handles.append(handle)
-        self.sent[where] += 1
-        if dice.random() < 0.1 and handle.cancel():
-            self.cancelled.append(handle)
-            self.sent["cancelled"] += 1
+        self.sent.append(Sent(handle, parked))
+        if exact < 0.1:
+            self.cancel(handle)
+        if late < 0.1:
+            self.cancel(self.handles[-1 - int(late * 10 * min(20, len(self.handles)))])
         return handle
 
+    def cancel(self, handle: InterruptHandle) -> None:
+        if handle.cancel():
+            self.cancelled.append(handle)
+
     def balance(self) -> int:
-        states = {handle.id: handle.state for handle in self.handles}
-        caught = Counter(number for victim in self.victims for number in victim.caught)
+        """Each interrupt ended in one way, and what was caught is what was sent. How many were delivered."""
+        ends = {handle.id: handle for handle in self.handles}
+        states = {number: handle.state for number, handle in ends.items()}
+        strange = {number: state for number, state in states.items() if state not in ("delivered", "discarded", "retracted")}
+        assert not strange, f"in the air: {strange}"
+        caught = Counter(number or 0 for victim in self.victims for number in victim.caught)
         delivered = Counter(number for number, state in states.items() if state == "delivered")
         wrong = {number: (states.get(number), caught[number]) for number in (caught - delivered) + (delivered - caught)}
         assert not wrong, f"the handle's state, and how often it was caught: {wrong}"
-        strange = {number: state for number, state in states.items() if state not in ("delivered", "discarded", "retracted")}
-        assert not strange, f"in the air: {strange}"
-        # Who coalesced with others has taken back his share only.
-        taken_back = {handle.id for handle in self.cancelled}
-        retracted = {number for number, state in states.items() if state == "retracted"}
-        assert retracted <= taken_back, f"nobody took back {retracted - taken_back}"
+        # Whoever shares an interrupt with others takes it back as the last of them: only that cancel() says True.
+        taken_back = Counter(handle.id for handle in self.cancelled)
+        retracted = Counter(number for number, state in states.items() if state == "retracted")
+        assert taken_back == retracted, f"taken back: {taken_back - retracted}; retracted by nobody: {retracted - taken_back}"
+        for victim in self.victims:
+            for error in victim.errors:
+                check_identity(ends[error.interrupt_id or 0], error)
         return len(delivered)
 
+    def forget(self) -> None:
+        """They know their exceptions, whose tracebacks know children that nobody has waited for."""
+        self.handles.clear()
+        self.sent.clear()
+        self.cancelled.clear()
+        for victim in self.victims:
+            victim.errors.clear()
+
     def counters(self) -> dict[str, Any]:
-        states = Counter({handle.id: handle.state for handle in self.handles}.values())
         done: Counter[str] = Counter()
         for victim in self.victims:
             done += victim.done
-        return {"interrupts": dict(self.sent), "became": dict(states), "done": dict(done)}
+        return {
+            "threads": len(self.victims),
+            "sent": len(self.handles),
+            "became": dict(Counter({handle.id: handle.state for handle in self.handles}.values())),
+            "delivered": dict(Counter("parked" if parked else "running" for handle, parked in self.sent if handle.state == "delivered")),
+            "done": dict(sorted(done.items())),
+        }
+
+
+def check_identity(handle: InterruptHandle, error: ThreadInterrupted) -> None:
+    """What was caught is what the handle stands for."""
+    found, wanted = (error.reason, error.source), (handle.reason, handle.source)
+    assert found == wanted, f"interrupt {handle.id} carries {found} instead of {wanted}"
+    assert error is handle.exc or type(error) is handle.exc, f"{error!r} instead of {handle.exc!r}"
+
+
+class Interrupts(Work):
+    """Threads interrupt each other and themselves, and wait for what becomes of it."""
+
+    weight = 2
+
+    def __init__(self) -> None:
+        self.books = StormBooks()
+
+    def do(self, dice: random.Random, endless: bool) -> None:
+        with critical_section():
+            if not self.books.alive:
+                return  # the first of all has just begun
+            handle = self.books.send(dice)
+        if dice.random() < 0.5:
+            handle.wait(dice.random() * 0.003)
 
 
 def descriptors() -> set[str]:
@@ -144,8 +252,8 @@ class Surroundings:
         files, threads, processes = self.before
         until(lambda: threading.active_count() <= threads, lambda: f"threads that stay: {threading.enumerate()}")
         until(lambda: unreaped() <= processes, lambda: f"children that stay: {described(unreaped() - processes)}")
-        left = descriptors() - files
-        assert not left, f"descriptors that stay: {left}"
+        # A look-up that was left behind may have a file open for a moment.
+        until(lambda: descriptors() <= files, lambda: f"descriptors that stay: {descriptors() - files}")
 
 
 def check_masks(victims: tuple[Worker, ...]) -> None:

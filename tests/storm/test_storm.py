@@ -7,57 +7,103 @@ they interleave is the machine's choice, so that a failure is found again by rep
 from __future__ import annotations
 
 import gc
+import itertools
 import json
+import math
 import os
-import random
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Optional
 
 import pytest
-from books import StormBooks, Surroundings, Worker, check_masks, stop
+from books import Interrupts, StormBooks, Surroundings, Worker, check_masks, rng, stop
 from interruptible_threading import _unraisable
-from stress_support import SEED, spin
-from support import run_python
+from more_work import MORE_KINDS
+from stress_support import GUARD, SEED, spin, switch_interval
 from tls_work import Tls
 from work import KINDS, Work
 
 SECONDS = float(os.environ.get("ITR_STORM_SECONDS") or 6)
+PART = 20.0
 pytestmark = [
     pytest.mark.hang_guard(SECONDS + 300),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
+    pytest.mark.filterwarnings(
+        "error::pytest.PytestUnhandledThreadExceptionWarning",
+        "error::pytest.PytestUnraisableExceptionWarning",
+        "ignore::DeprecationWarning",
+        "ignore::ResourceWarning",
+    ),
 ]
 
 
-def rng(*salt: object) -> random.Random:
-    return random.Random(f"{SEED} {salt}")
-
-
-def send(books: StormBooks, number: int, end: float, pause: float) -> None:
+def send(books: StormBooks, salt: object, end: float, pause: float, by_number: bool) -> None:
     """One of the senders."""
-    dice = rng("sender", number)
+    dice = rng("sender", salt)
     while time.monotonic() < end:
-        victim = dice.choice(books.victims)
-        handle = books.send(victim, dice)
-        if dice.random() < 0.3:
+        handle = books.send(dice, by_number)
+        what, long = dice.random(), dice.random()
+        if what < 0.3:
             handle.wait(1)
-        elif dice.random() < 0.5:
-            time.sleep(dice.random() * pause)
+        elif what < 0.65:
+            time.sleep(long * pause)
         else:
-            spin(dice.randrange(200))
+            spin(int(long * 200))
 
 
-def storm(works: list[Work], threads: int, pause: float = 0.002, senders: int = 3) -> StormBooks:
-    victims = [Worker(number, works, rng("worker", number)) for number in range(threads)]
-    books = StormBooks(*victims)
-    end = time.monotonic() + SECONDS
-    others = [threading.Thread(target=send, args=(books, number, end, pause)) for number in range(senders)]
+def send_and_wait(books: StormBooks, salt: object, at: int, end: float) -> None:
+    """The only sender to one thread: an interrupt that is lost has no successor that wakes the thread in its place."""
+    dice = rng("only sender", salt, at)
+    while time.monotonic() < end:
+        handle = books.send(dice, at=at)
+        if not handle.wait(GUARD):
+            books.lost.append(f"{handle.explain()}: {books.alive[at].where()}")
+            return
+        spin(int(dice.random() * 200))
+
+
+class Weather(NamedTuple):
+    """How hard it storms."""
+
+    threads: int
+    pause: float = 0.002
+    #: 0: one for each thread.
+    senders: int = 3
+    #: How many rounds a thread lives at most: another takes its place. None: until the end.
+    rounds: Optional[int] = None
+
+
+def storm(works: list[Work], seconds: float, weather: Weather, salt: object) -> StormBooks:
+    books = StormBooks()
+    for work in works:
+        if isinstance(work, Interrupts):
+            work.books = books
+    made = 0
+
+    def worker() -> Worker:
+        nonlocal made
+        made += 1
+        rounds = rng("life", salt, made).randrange(weather.rounds) if weather.rounds else math.inf
+        return Worker((salt, made), works, rounds)
+
+    for _ in range(weather.threads):
+        books.add(worker())
+    end = time.monotonic() + seconds
+    # The number of a thread that has ended may be another's, who is no part of this.
+    args = (end, weather.pause, weather.rounds is None)
+    others = [threading.Thread(target=send, args=(books, (salt, number), *args)) for number in range(weather.senders)]
+    if weather.senders == 0:
+        others = [threading.Thread(target=send_and_wait, args=(books, salt, at, end)) for at in range(weather.threads)]
     for other in others:
         other.start()
+    while time.monotonic() < end and not any(victim.failure for victim in books.alive):
+        for at, victim in enumerate(books.alive):
+            if weather.rounds is not None and not victim.is_alive():
+                books.add(worker(), at)
+        time.sleep(0.005)
     for other in others:
         other.join()
     stop(books)
@@ -67,14 +113,13 @@ def storm(works: list[Work], threads: int, pause: float = 0.002, senders: int = 
 @contextmanager
 def all_kinds(certificate: tuple[Path, Path]) -> Iterator[list[Work]]:
     """Every kind of work; checked in the end, with all that they have opened given back."""
-    print(f"ITR_TEST_SEED={SEED}")
     surroundings = Surroundings()
     hook = sys.unraisablehook
     with ExitStack() as undo:
         # pytest has put its own before ours, which swallows what comes out of a finalizer that waits.
         sys.unraisablehook = _unraisable._hook
         undo.callback(setattr, sys, "unraisablehook", hook)
-        works: list[Work] = [*(kind() for kind in KINDS), Tls(certificate)]
+        works: list[Work] = [*(kind() for kind in (*KINDS, *MORE_KINDS, Interrupts)), Tls(certificate)]
         for work in works:
             undo.callback(work.close)
         yield works
@@ -84,22 +129,45 @@ def all_kinds(certificate: tuple[Path, Path]) -> Iterator[list[Work]]:
     surroundings.check()
 
 
-def run(certificate: tuple[Path, Path], threads: int, pause: float = 0.002) -> None:
-    with all_kinds(certificate) as works:
-        books = storm(works, threads, pause)
-        check_masks(books.victims)
-        delivered = books.balance()
-        print(json.dumps(books.counters()))
-        assert delivered > 0
-        books.handles.clear()  # they know their exceptions, whose tracebacks know children that nobody has waited for
+def run(certificate: tuple[Path, Path], weather: Weather, *others: type[Work]) -> None:
+    """For as long as was asked for, in parts, so that the books do not grow without end."""
+    print(f"ITR_TEST_SEED={SEED}")
+    end = time.monotonic() + SECONDS
+    for part in itertools.count():
+        with all_kinds(certificate) as works:
+            works += [other() for other in others]
+            if weather.senders == 0:
+                works = [work for work in works if not isinstance(work, Interrupts)]
+            books = storm(works, min(SECONDS, PART), weather, part)
+            assert not books.lost, books.lost
+            check_masks(books.victims)
+            delivered = books.balance()
+            print(json.dumps(books.counters()), flush=True)
+            assert delivered > 0
+            books.forget()
+        if time.monotonic() >= end - PART / 2:
+            break
 
 
 def test_plain(certificate: tuple[Path, Path], quiet: None) -> None:
-    run(certificate, 12)
+    run(certificate, Weather(12))
+
+
+def test_one_sender_each(certificate: tuple[Path, Path], quiet: None) -> None:
+    run(certificate, Weather(6, senders=0))
+
+
+def test_switching_often(certificate: tuple[Path, Path], quiet: None) -> None:
+    with switch_interval(1e-5):
+        run(certificate, Weather(6))
 
 
 def test_five_hundred_threads(certificate: tuple[Path, Path], quiet: None) -> None:
-    run(certificate, 500, 0.0005)
+    run(certificate, Weather(500, 0.0005))
+
+
+def test_threads_that_come_and_go(certificate: tuple[Path, Path], quiet: None) -> None:
+    run(certificate, Weather(10, rounds=60))
 
 
 def test_traced(certificate: tuple[Path, Path], quiet: None) -> None:
@@ -112,7 +180,7 @@ def test_traced(certificate: tuple[Path, Path], quiet: None) -> None:
 
     threading.settrace(trace)
     try:
-        run(certificate, 8)
+        run(certificate, Weather(8))
     finally:
         threading.settrace(None)  # type: ignore[arg-type]
     assert lines[0] > 0
@@ -149,54 +217,8 @@ def test_finalizers_and_collections_that_block(certificate: tuple[Path, Path], q
     gc.callbacks.append(callback)
     gc.set_threshold(200)
     try:
-        with all_kinds(certificate) as works:
-            books = storm([*works, Garbage()], 8)
-            check_masks(books.victims)
-            assert books.balance() > 0
-            print(json.dumps(books.counters()))
-            books.handles.clear()
+        run(certificate, Weather(8), Garbage)
     finally:
         gc.callbacks.remove(callback)
         gc.set_threshold(*thresholds)
     assert not lock.locked()
-
-
-PLAIN = """
-import os, random, sys, threading, time
-sys.path[:0] = sys.argv[1:]
-from interruptible_threading import ThreadInterrupted
-from stress_support import plain_interrupt, spin
-from work import SimpleQueues
-dice = random.Random(7)
-def body(work, stop):
-    while not stop:
-        try:
-            work.do(dice, False)
-        except ThreadInterrupted:
-            pass
-for _ in range(300):
-    work, stop = SimpleQueues(), []
-    threads = [threading.Thread(target=body, args=(work, stop), daemon=True) for _ in range(4)]
-    for thread in threads: thread.start()
-    end = time.monotonic() + 0.1
-    while time.monotonic() < end:
-        plain_interrupt(dice.choice(threads))
-        spin(dice.randrange(300))
-    stop.append(1)
-    for thread in threads: thread.join(1)
-    if any(thread.is_alive() for thread in threads):
-        continue  # that may be lost as well, the end of a mask for example
-    try:
-        work.check()
-    except AssertionError as error:
-        print("seen:", error, flush=True)
-        break
-os._exit(0)
-"""
-
-
-def test_the_books_see_what_plain_async_exceptions_lose() -> None:
-    """The same work, interrupted as CPython can do it by itself: what was got is lost, and the books say so."""
-    here = Path(__file__).parent
-    done = run_python("-c", PLAIN, str(here), str(here.parent / "python"))
-    assert "seen: SimpleQueues: lost" in done.stdout, done.stdout + done.stderr

@@ -4,7 +4,7 @@
 ``deliver_on_blocking()`` or ``critical_section()``, as a program has to write them (docs/guarantees.md). Waits are short,
 but for ``endless`` ones: only an interrupt ends those. ``check()`` comes when all threads have ended.
 
-A new kind of work is a class here, and its name in KINDS.
+A new kind of work is a class here or in more_work.py, and its name in the list at the end.
 """
 
 from __future__ import annotations
@@ -112,8 +112,10 @@ class Conditions(Work):
     def check(self) -> None:
         assert self.condition.acquire(blocking=False), "the condition's lock is held"
         self.condition.release()
-        for one in (self.condition, self.event._cond):
-            assert not one._waiters, f"{len(one._waiters)} are taken for waiting"  # type: ignore[attr-defined]
+        inside: Any = self.event
+        condition: Any
+        for condition in (self.condition, inside._cond):
+            assert not condition._waiters, f"{len(condition._waiters)} are taken for waiting"
 
 
 class Semaphores(Work):
@@ -122,7 +124,7 @@ class Semaphores(Work):
     PERMITS = 3
 
     def __init__(self) -> None:
-        self.semaphore = threading.BoundedSemaphore(self.PERMITS)
+        self.semaphore: Any = threading.BoundedSemaphore(self.PERMITS)
         self.inside: set[threading.Thread] = set()
 
     def do(self, dice: random.Random, endless: bool) -> None:
@@ -137,8 +139,11 @@ class Semaphores(Work):
                 self.inside.discard(threading.current_thread())
                 self.semaphore.release()
 
+    def permits(self) -> int:
+        return int(self.semaphore._value)
+
     def check(self) -> None:
-        assert self.semaphore._value == self.PERMITS, f"{self.semaphore._value} permits"
+        assert self.permits() == self.PERMITS, f"{self.permits()} permits"
         assert not self.inside
 
 
@@ -259,16 +264,19 @@ class Processes(Work):
     """Children: every one is reaped, by whoever has it."""
 
     weight = 1
+    STATUS = 7  # 0 is what subprocess makes of a child that it cannot find any more
+    SHORT = ["sh", "-c", f"exit {STATUS}"]
 
     def __init__(self) -> None:
         self.started: list[subprocess.Popen[bytes]] = []
 
     def do(self, dice: random.Random, endless: bool) -> None:
         if dice.random() < 0.5:
-            subprocess.run(["true"], check=True)
+            status = subprocess.run(self.SHORT).returncode
+            assert status == self.STATUS, f"a child's status is {status}: somebody else has reaped it"
             return
         with critical_section():
-            child = subprocess.Popen(["sleep", "3000"] if endless else ["true"])
+            child = subprocess.Popen(["sleep", "3000"] if endless else self.SHORT)
             self.started.append(child)
         try:
             child.wait()
@@ -279,27 +287,39 @@ class Processes(Work):
         for child in self.started:
             child.kill()  # an interrupt on leaving the critical section came before the `finally`
             status = child.wait()
-            assert status in (0, -9), f"a child's status is {status}: somebody else has reaped it"
+            assert status in (self.STATUS, -9), f"a child's status is {status}: somebody else has reaped it"
 
 
 class Files(Work):
-    """Open, lock, write, close; no lock is left, and what was written is whole."""
+    """Open, lock, write, close; no lock is left, and what was written is whole, and there as often as was counted."""
 
     def __init__(self) -> None:
         self.folder = tempfile.TemporaryDirectory()
-        self.path = Path(self.folder.name, "lines")
+        self.paths = [Path(self.folder.name, name) for name in ("counted", "anywhere")]
+        self.written: list[int] = []
 
     def do(self, dice: random.Random, endless: bool) -> None:
-        with open(self.path, "ab", buffering=0) as file:
+        if dice.random() < 0.5:
+            self.write(self.paths[1], dice)
+            return
+        with deliver_on_blocking():
+            self.written.append(self.write(self.paths[0], dice))
+
+    def write(self, path: Path, dice: random.Random) -> int:
+        with open(path, "ab", buffering=0) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             time.sleep(dice.random() * 0.0005)
-            file.write(b"line\n")
+            return file.write(b"line\n")
 
     def check(self) -> None:
-        if self.path.exists():
-            assert set(self.path.read_bytes().splitlines()) <= {b"line"}
-            with open(self.path, "ab") as file:
+        for path in self.paths:
+            with open(path, "ab+") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                file.seek(0)
+                content = file.read()
+            assert content == b"line\n" * (len(content) // 5), f"{path}: half a line"
+        lines, counted = self.paths[0].stat().st_size, sum(self.written)
+        assert lines == counted, f"{lines} bytes written, {counted} counted"
 
     def close(self) -> None:
         self.folder.cleanup()
