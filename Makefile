@@ -11,7 +11,7 @@ c_files := $(wildcard include/*.h src/*.[ch] src/*/*.[ch] tests/c/*.[ch] tests/c
 
 races := $(wildcard tests/python/test_race*.py) $(addprefix tests/python/test_,storms.py coexist.py many.py leaks.py)
 
-.PHONY: help setup build demo soak storm check check-cpython bench format lint docs clean
+.PHONY: help setup build demo soak storm leaks check check-cpython bench format lint docs clean
 
 help:
 	@echo 'make setup    install what is missing'
@@ -20,6 +20,7 @@ help:
 	@echo "make check-cpython  CPython's own tests with the library and without it, on the default interpreter (MODULES)"
 	@echo 'make soak     the races for much longer, on the default interpreter (ITR_TEST_COUNT, ITR_TEST_SEED)'
 	@echo 'make storm    all kinds of blocking work under random interrupts (ITR_STORM_SECONDS, ITR_TEST_SEED)'
+	@echo 'make leaks    a million threads, interrupts and installations leave nothing behind (ITR_TEST_COUNT)'
 	@echo 'make bench    measure (bench/bench.py)'
 	@echo 'make format   format the C and Python sources'
 	@echo 'make lint     formatting, types and static analysis'
@@ -49,6 +50,10 @@ soak: build
 storm: build
 	ITR_STORM_SECONDS=$${ITR_STORM_SECONDS:-600} $(with_package) -m interruptible_threading exec -- \
 		$$(realpath -s $(python)) -m pytest tests/storm -p no:cacheprovider -s
+
+leaks: build
+	ITR_TEST_COUNT=$${ITR_TEST_COUNT:-500000} $(with_package) -m interruptible_threading exec -- \
+		$$(realpath -s $(python)) -m pytest tests/python/test_leaks.py -p no:cacheprovider
 
 check: setup
 	@scripts/check.sh

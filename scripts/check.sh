@@ -6,6 +6,7 @@
 #   ITR_SID=1                     with Debian sid's interpreters too (scripts/sid.sh makes its root when there is none;
 #                                 when there is one, they are tested without being asked for), 0: without them
 #   ITR_CLIENTS="3.12 3.13"       test clients of real servers with these (scripts/pythons.py has the default)
+#   ITR_STORM_SECONDS=600         how long each of the six storms lasts, per interpreter (10 in CI)
 #   CI=true                       with all of the above, sanitizers and lint; no server or client may be missing
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -56,7 +57,7 @@ want_sid() {
 }
 
 if [ "${CI:-}" = true ]; then
-    export ITR_REQUIRE_SERVERS=1
+    export ITR_REQUIRE_SERVERS=1 ITR_STORM_SECONDS=${ITR_STORM_SECONDS:-10}
     step lint make --no-print-directory lint
     step asan build_and_test asan build/asan
     step tsan build_and_test tsan build/tsan

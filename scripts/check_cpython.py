@@ -7,7 +7,8 @@ many parks the main thread of the tests made.
 
     check_cpython.py [--again N] [MODULE...]    run by the interpreter to be tested, with the package on its path
 
-A test whose outcome differs is run again, up to N times each way: it counts only if that never happens without the library.
+A test whose outcome differs is run again without the library, up to N times: it counts unless it comes out that way there, too.
+Whatever else fails, a run in which the library was not at work counts as a difference.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import xml.etree.ElementTree as ElementTree
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 #: What waits, forks, takes signals, traces or looks at the C API.
 MODULES = [
@@ -69,19 +71,24 @@ IGNORED = ("--ignore", "*VSOCK*")
 
 LIMIT = 1200  # seconds for a module
 
-#: Runs one module of the test package, and leaves the number of parks of its main thread behind.
+#: Runs one module of the test package, and leaves behind how often its main thread was parked, if the library was at work.
 INSIDE = """
-import atexit, runpy, sys, threading
+import atexit, json, runpy, sys, threading
 def report(ident=threading.get_ident()):
-    core = sys.modules.get("interruptible_threading._core")
-    info = core.park_info(ident) if core else None
-    with open(sys.argv_parks, "w") as file: file.write(str(info["parks"] if info else 0))
-sys.argv_parks, *sys.argv[1:] = sys.argv[1:]
+    library = sys.modules.get("interruptible_threading")
+    said = {"parks": 0, "trouble": "it is not loaded"}
+    if library is not None:
+        status, info = library.status(), library._core.park_info(ident)
+        trouble = status["problems"] or ([] if status["patches"] else ["the patches are not installed"])
+        said = {"parks": info["parks"] if info else 0, "trouble": "; ".join(trouble)}
+    with open(sys.argv_report, "w") as file: json.dump(said, file)
+sys.argv_report, *sys.argv[1:] = sys.argv[1:]
 atexit.register(report)
 runpy.run_module("test", run_name="__main__", alter_sys=True)
 """
 
 Outcomes = dict[str, str]
+THE_MODULE = "(the module)"
 
 
 def outcomes_of(report: Path) -> Outcomes:
@@ -97,17 +104,26 @@ def outcomes_of(report: Path) -> Outcomes:
     return found
 
 
-def run(module: str, library: bool) -> tuple[Outcomes, int]:
-    """The outcome of each test of the module, and the number of parks."""
+class Run(NamedTuple):
+    """What a run of a module said."""
+
+    outcomes: Outcomes
+    #: Of its main thread.
+    parks: int = 0
+    #: Why the library was not at work; "": it was.
+    trouble: str = "it said nothing"
+
+
+def run(module: str, library: bool) -> Run:
     environ = {key: value for key, value in os.environ.items() if key != "LD_PRELOAD"}
     command = [sys.executable]
     if library:
         environ["INTERRUPTIBLE_ATTACH_MAIN"] = "1"
         command = [sys.executable, "-m", "interruptible_threading", "exec", "--", sys.executable]
     with tempfile.TemporaryDirectory() as folder:
-        report, parks = Path(folder, "report.xml"), Path(folder, "parks")
+        junit, said = Path(folder, "report.xml"), Path(folder, "said.json")
         options = ["-u", "all,-largefile,-cpu,-gui,-audio", "--timeout", str(LIMIT // 2), *IGNORED]
-        test = [str(parks), *options, "--junit-xml", str(report), module]
+        test = [str(said), *options, "--junit-xml", str(junit), module]
         try:
             done = subprocess.run(
                 [*command, "-c", INSIDE, *test],
@@ -121,36 +137,48 @@ def run(module: str, library: bool) -> tuple[Outcomes, int]:
                 timeout=LIMIT,
             )
         except subprocess.TimeoutExpired:
-            return {"(the module)": "hung"}, 0
-        found = outcomes_of(report) if report.exists() else {}
-        found["(the module)"] = {0: "passed", 2: "failed", 3: "passed", 4: "passed"}.get(done.returncode, f"exit status {done.returncode}")
-        if found["(the module)"].startswith("exit"):
+            return Run({THE_MODULE: "hung"})
+        found = outcomes_of(junit) if junit.exists() else {}
+        found[THE_MODULE] = {0: "passed", 2: "failed", 3: "passed", 4: "passed"}.get(done.returncode, f"exit status {done.returncode}")
+        if found[THE_MODULE].startswith("exit"):
             print(done.stdout[-3000:], file=sys.stderr)
-        return found, int(parks.read_text()) if parks.exists() else 0
+        return Run(found, **json.loads(said.read_text())) if said.exists() else Run(found)
 
 
 def differences(plain: Outcomes, ours: Outcomes) -> set[str]:
     return {name for name in plain.keys() | ours.keys() if plain.get(name) != ours.get(name)}
 
 
-def compare(module: str, again: int) -> tuple[int, int, int, set[str], int]:
-    """Tests, passes without and with the library, what differs for good, parks."""
+def passes(run: Run) -> int:
+    return sum(outcome == "passed" for outcome in run.outcomes.values())
+
+
+class Row(NamedTuple):
+    """Of the table."""
+
+    tests: int
+    without: int
+    with_library: int
+    parks: int
+    different: set[str]
+
+
+def compare(module: str, again: int) -> Row:
     with ThreadPoolExecutor(1 if module in ALONE else 2) as pool:
-        without, with_library = pool.submit(run, module, False), pool.submit(run, module, True)
-    (plain, _), (ours, parks) = without.result(), with_library.result()
-    different = differences(plain, ours)
-    if len(plain) == 1:
-        return 0, 0, 0, {f"(nothing ran: {plain['(the module)']})"}, parks
+        runs = pool.submit(run, module, False), pool.submit(run, module, True)
+    plain, ours = (run.result() for run in runs)
+    if len(plain.outcomes) == 1:
+        return Row(0, 0, 0, ours.parks, {f"(nothing ran: {plain.outcomes[THE_MODULE]})"})
+    different = differences(plain.outcomes, ours.outcomes)
     for _ in range(again):
         if not different:
             break
-        # Flaky is what comes out both ways without the library, or the same in another run with it.
-        other, _ = run(module, library=False)
-        different -= {name for name in different if other.get(name) == ours.get(name)}
-        mine, _ = run(module, library=True)
-        different -= {name for name in different if mine.get(name) == plain.get(name)}
-    passes = [sum(outcome == "passed" for outcome in outcomes.values()) for outcomes in (plain, ours)]
-    return len(plain), passes[0], passes[1], different, parks
+        # Only what it does without the library says that a test is flaky: what we break now and then is broken.
+        other = run(module, False).outcomes
+        different -= {name for name in different if other.get(name) == ours.outcomes.get(name)}
+    if ours.trouble or ours.parks == 0:  # the runner of the tests waits by itself, whatever the module does
+        different.add(f"(the library was not at work: {ours.trouble or 'no wait came by'})")
+    return Row(len(plain.outcomes), passes(plain), passes(ours), ours.parks, different)
 
 
 def main() -> int:
@@ -163,21 +191,24 @@ def main() -> int:
         parser.exit(2, f"check_cpython: {sys.executable} has no test suite (package test): install it, or use another interpreter\n")
     version = ".".join(map(str, sys.version_info[:3]))
     print(f"CPython {version}\n{'module':28}{'tests':>7}{'without':>9}{'with':>7}{'parks':>10}  different", flush=True)
-    rows: dict[str, dict[str, int]] = {}
-    differences_of: dict[str, list[str]] = {}
+    rows: dict[str, Row] = {}
+    missing = []
     for name in arguments.modules:
         module = name if name.startswith("test_") else f"test_{name}"
         if find_spec(f"test.{module}") is None:
-            print(f"{module:28}  not in this version", flush=True)
+            missing.append(module)
             continue
-        tests, plain, ours, different, parks = compare(module, arguments.again)
-        rows[module] = {"tests": tests, "without": plain, "with": ours, "parks": parks}
-        differences_of[module] = sorted(different)
-        print(f"{module:28}{tests:7}{plain:9}{ours:7}{parks:10}  {', '.join(sorted(different))}", flush=True)
+        rows[module] = row = compare(module, arguments.again)
+        numbers = f"{row.tests:7}{row.without:9}{row.with_library:7}{row.parks:10}"
+        print(f"{module:28}{numbers}  {', '.join(sorted(row.different))}", flush=True)
     if arguments.json:
-        arguments.json.write_text(json.dumps({"version": version, "modules": rows, "different": differences_of}, indent=1) + "\n")
-    bad = [name for names in differences_of.values() for name in names if name not in EXPLAINED]
-    print(f"{sum(row['tests'] for row in rows.values())} tests, {len(bad)} different" if rows else "nothing was tested")
+        table = {module: {**row._asdict(), "different": sorted(row.different)} for module, row in rows.items()}
+        arguments.json.write_text(json.dumps({"version": version, "modules": table, "missing": missing}, indent=1) + "\n")
+    if missing:
+        print(f"not installed with this interpreter: {', '.join(missing)}")
+    bad = [name for row in rows.values() for name in row.different if name not in EXPLAINED]
+    total = [sum(column) for column in zip(*(row[:3] for row in rows.values()))]
+    print("{} tests, {} passed without, {} with, {} different".format(*total, len(bad)) if rows else "nothing was tested")
     return 1 if bad or not rows else 0
 
 

@@ -124,7 +124,7 @@ done < <(pip_sources)
 variables=(HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8)
 while IFS='=' read -r name value; do
     variables+=("$name=$value")
-done < <(env | grep -E '^(PIP_[A-Z_]+|SSL_CERT_FILE|SSL_CERT_DIR|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|[a-zA-Z]+_proxy|[A-Z]+_PROXY|CI|JOBS)=')
+done < <(env | grep -E '^(PIP_[A-Z_]+|SSL_CERT_FILE|SSL_CERT_DIR|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|[a-zA-Z]+_proxy|[A-Z]+_PROXY|CI|JOBS|ITR_STORM_SECONDS|ITR_TEST_COUNT|ITR_TEST_SEED)=')
 
 run() { in_root -i --chdir="$inside" "${variables[@]}" "$@"; }
 
