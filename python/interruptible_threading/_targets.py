@@ -40,7 +40,10 @@ def interrupt_thread(thread: Thread, exc: object | None, reason: object) -> _cor
     if not _protected.finder_installed():
         _protected.protect_loaded()
     if not is_started(thread):
-        return _core.prestart(thread, exc, reason)
+        handle = _core.prestart(thread, exc, reason)
+        if is_started(thread) and not thread.is_alive():
+            _core.prestart_over(thread)  # it started and ended in between
+        return handle
     ident = thread.ident
     if ident is None or not thread.is_alive():
         return None

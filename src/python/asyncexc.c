@@ -11,6 +11,48 @@
 
 #if !ITR_BY_PENDING_CALL
 
+/* The collector runs when anything is allocated that it looks after, and calls whatever the program has: gc.callbacks,
+ * finalizers. */
+#if PY_VERSION_HEX >= 0x030A0000
+static bool collections_off(void) { return PyGC_Disable() != 0; }
+
+static void collections_on(bool were) {
+    if (were) {
+        PyGC_Enable();
+    }
+}
+static int collections_setup(void) { return 0; }
+#else
+static PyObject *gc_isenabled, *gc_disable, *gc_enable;
+
+static bool collections_off(void) {
+    PyObject *were = PyObject_CallObject(gc_isenabled, NULL);
+    PyObject *done = PyObject_CallObject(gc_disable, NULL);
+    Py_XDECREF(done);
+    Py_XDECREF(were);
+    PyErr_Clear();
+    return were == Py_True;
+}
+
+static void collections_on(bool were) {
+    PyObject *done = were ? PyObject_CallObject(gc_enable, NULL) : NULL;
+    Py_XDECREF(done);
+    PyErr_Clear();
+}
+
+static int collections_setup(void) {
+    PyObject *gc = PyImport_ImportModule("gc");
+    if (gc == NULL) {
+        return -1;
+    }
+    Py_XSETREF(gc_isenabled, PyObject_GetAttrString(gc, "isenabled"));
+    Py_XSETREF(gc_disable, PyObject_GetAttrString(gc, "disable"));
+    Py_XSETREF(gc_enable, PyObject_GetAttrString(gc, "enable"));
+    Py_DECREF(gc);
+    return gc_isenabled == NULL || gc_disable == NULL || gc_enable == NULL ? -1 : 0;
+}
+#endif
+
 #define CALLS_ONLY_NS 50000000
 #define NOTED_GONE_NS 500000000
 
@@ -85,67 +127,111 @@ void itr_async_recall(struct itr_thread *t) {
     Py_DECREF(record);
 }
 
-static void arm(struct itr_thread *t, PyThreadState *tstate) {
-    if (tstate->async_exc != NULL) {
-        return; /* another library's: it goes first */
+/* To make the exception, and its class, may run the program's code: a constructor, a collection's callbacks, a
+ * finalizer. All of these may give up the GIL, so it is done before the look that counts. */
+static void prepare(itr_record *record) {
+    PyObject *instance = itr_record_instance(record);
+    if (instance == NULL) { /* the constructor's own error comes out instead */
+        PyObject *type, *traceback;
+        PyErr_Fetch(&type, &instance, &traceback);
+        PyErr_NormalizeException(&type, &instance, &traceback);
+        Py_XSETREF(record->instance, Py_NewRef(instance));
+        Py_XDECREF(type);
+        Py_XDECREF(traceback);
     }
-    PyObject *instance = itr_take(t); /* resolves the record as delivered; it is, in this very check */
-    if (instance == NULL) {
-        PyErr_Clear();
-        return;
-    }
-    itr_record *record = itr_delivered_take(t, instance);
     PyObject *cls = armed_class(instance);
     if (cls == NULL) {
         PyErr_Clear();
-        cls = (PyObject *)Py_TYPE(instance); /* cannot be subclassed: a fresh instance of it will do */
-        Py_INCREF(cls);
+        cls = Py_NewRef((PyObject *)Py_TYPE(instance)); /* cannot be subclassed: a fresh instance of it will do */
     }
-    t->armed = record;
-    t->armed_type = cls;
-    record->state = ITR_STATE_PENDING;
-    PyThreadState_SetAsyncExc(t->ident, cls);
+    Py_XSETREF(record->armed_type, cls);
     Py_DECREF(instance);
 }
 
-/* One look, with the GIL. True: armed, or nothing left to do. */
-static bool look(struct itr_thread *t) {
-    itr_async_settle(t);
-    if (t->armed != NULL || !itr_thread_pending(t) || t->ended) {
-        return t->armed == NULL;
+static void arm(struct itr_thread *t, PyThreadState *tstate) {
+    itr_record *record = itr_pop(t);
+    t->armed = record;
+    t->armed_type = Py_NewRef(record->armed_type);
+    PyThreadState_SetAsyncExc(tstate->thread_id, t->armed_type);
+    if (itr_thread_pending(t)) {
+        itr_api->kick(t->ref); /* the next one: the monitor may have got used to being in vain */
     }
-    if (t->redirect != NULL) {
-        itr_tell_redirect(t);
-        return true;
+}
+
+/* Has it been seen at nothing but calls for so long that nothing else can be had? (DESIGN 4.3) */
+static bool calls_only(struct itr_thread *t) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    int64_t ns = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+    if (t->calls_since_ns == 0 || t->calls_count != t->exact_count) {
+        t->calls_since_ns = ns;
+        t->calls_count = t->exact_count;
+        return false;
+    }
+    return ns - t->calls_since_ns > (t->noted_gone ? NOTED_GONE_NS : CALLS_ONLY_NS);
+}
+
+/* Where does it stand? Arm it there. Nothing in here gives up the GIL, so that it stands there still. True: its
+ * exception has to be prepared first. */
+static bool look_and_arm(struct itr_thread *t, bool in_vain) {
+    itr_async_settle(t);
+    if (t->armed != NULL || !itr_thread_pending(t) || t->ended || t->redirect != NULL) {
+        return false;
     }
     PyThreadState *tstate = itr_tstate_of(t->ident);
     if (tstate == NULL || tstate == PyThreadState_Get()) {
         return false;
     }
     enum itr_fit fit = itr_fit_position(t, tstate);
-    /* Best it looks itself: what is armed shows its private class to __exit__ (up to 3.10), and fires in the next check
-     * wherever that is. But there are loops without an event, and somebody may be against tracing. */
-    if (!(fit == ITR_FIT && itr_trace_in_vain(t)) && itr_trace_start(t, tstate)) {
-        return false;
-    }
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    int64_t ns = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
     if (fit != ITR_UNFIT_CALL) {
         t->calls_since_ns = 0;
-    } else if (t->calls_since_ns == 0 || t->calls_count != t->exact_count) {
-        t->calls_since_ns = ns;
-        t->calls_count = t->exact_count;
-    } else if (ns - t->calls_since_ns > (t->noted_gone ? NOTED_GONE_NS : CALLS_ONLY_NS)) {
-        fit =
-            ITR_FIT; /* it may not be traced, and was seen at nothing but calls: nothing else can be had (DESIGN 4.3) */
+    } else if (!in_vain && calls_only(t)) {
+        fit = ITR_FIT;
     }
-    if (fit == ITR_FIT) {
-        t->calls_since_ns = 0;
-        itr_trace_stop(t);
-        arm(t, tstate);
+    const itr_record *record = itr_first(t);
+    if (fit != ITR_FIT || tstate->async_exc != NULL /* another library's goes first */ || record == NULL) {
+        return false;
     }
+    if (record->armed_type == NULL) {
+        return true;
+    }
+    t->calls_since_ns = 0;
+    arm(t, tstate);
     return false;
+}
+
+/* One look, with the GIL. */
+static void look(struct itr_thread *t) {
+    itr_async_settle(t);
+    if (t->armed != NULL || !itr_thread_pending(t) || t->ended) {
+        return;
+    }
+    if (t->redirect != NULL) {
+        itr_tell_redirect(t);
+        return;
+    }
+    PyThreadState *tstate = itr_tstate_of(t->ident);
+    if (tstate == NULL || tstate == PyThreadState_Get()) {
+        return;
+    }
+    /* Best it looks itself: what is armed shows its private class to __exit__ (up to 3.10), and fires in the next check
+     * wherever that is. But there are loops without an event, and somebody may be against tracing. */
+    bool in_vain = itr_trace_in_vain(t);
+    if (!in_vain && itr_trace_start(t, tstate)) {
+        return;
+    }
+    bool unprepared = true;
+    for (int i = 0; i < 2 && unprepared; i++) {
+        itr_record *record = i == 0 ? NULL : itr_first(t);
+        if (record != NULL) {
+            Py_INCREF(record);
+            prepare(record);
+            Py_DECREF(record);
+        }
+        bool were = collections_off();
+        unprepared = look_and_arm(t, in_vain);
+        collections_on(were);
+    }
 }
 
 void itr_async_try(struct itr_thread *t) {
@@ -291,6 +377,9 @@ void itr_async_resume(void) {}
 
 int itr_async_setup(void) {
     interpreter = PyInterpreterState_Main();
+    if (collections_setup() != 0) {
+        return -1;
+    }
     mode = itr_inject_probe() ? "async-exc" : "off: the interpreter's frames are not laid out as its headers said";
     return 0;
 }

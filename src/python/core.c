@@ -63,6 +63,12 @@ static PyObject *core_prestart(PyObject *self, PyObject *args) {
     return itr_prestart(thread, exc, reason);
 }
 
+static PyObject *core_prestart_over(PyObject *self, PyObject *thread) {
+    (void)self;
+    itr_prestart_over(thread);
+    Py_RETURN_NONE;
+}
+
 static PyObject *core_discarded(PyObject *self, PyObject *args) {
     PyObject *exc, *reason;
     (void)self;
@@ -110,16 +116,7 @@ static PyObject *core_clear_interrupt(PyObject *self, PyObject *unused) {
     }
     itr_async_recall(t);
     bool was = itr_thread_pending(t);
-    PyObject *queue = PyList_GetSlice(t->queue, 0, PyList_GET_SIZE(t->queue));
-    if (queue == NULL || PyList_SetSlice(t->queue, 0, PyList_GET_SIZE(t->queue), NULL) != 0) {
-        Py_XDECREF(queue);
-        return NULL;
-    }
-    itr_api->consume(t->slot, ITR_PENDING_PY | ITR_PENDING_API);
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(queue); i++) {
-        itr_record_resolve((itr_record *)PyList_GET_ITEM(queue, i), ITR_STATE_DISCARDED);
-    }
-    Py_DECREF(queue);
+    itr_discard(t);
     return PyBool_FromLong(was);
 }
 
@@ -158,7 +155,8 @@ static PyObject *core_record_again(PyObject *self, PyObject *exc) {
     record->state = ITR_STATE_PENDING;
     int failed = PyList_Insert(t->queue, 0, (PyObject *)record);
     Py_CLEAR(record->instance); /* a new one will be made: the old one has a past */
-    if (record->exc == exc) {   /* none will: it is the caller's own */
+    Py_CLEAR(record->armed_type);
+    if (record->exc == exc) { /* none will: it is the caller's own */
         PyException_SetTraceback(exc, Py_None);
         PyException_SetContext(exc, NULL);
     }
@@ -248,6 +246,7 @@ static PyMethodDef methods[] = {
     ITR_METHOD(swapped_builtins, METH_NOARGS, "The builtin functions whose hash the swap changed."),
     ITR_METHOD(interrupt, METH_VARARGS, "Interrupt the thread with this ident."),
     ITR_METHOD(prestart, METH_VARARGS, "Interrupt a thread that has not started."),
+    ITR_METHOD(prestart_over, METH_O, "It has run meanwhile: discard what it has not taken."),
     ITR_METHOD(discarded, METH_VARARGS, "A handle in the state discarded."),
     ITR_METHOD(is_interrupted, METH_O, "Whether an interrupt is pending for this ident."),
     ITR_METHOD(is_interrupted_prestart, METH_O, "Whether one is recorded for this unstarted thread."),

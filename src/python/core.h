@@ -52,8 +52,10 @@ typedef struct {
     PyObject *exc; /* a class or an instance */
     PyObject *reason;
     unsigned long source;
-    PyObject *instance; /* what was raised */
+    PyObject *instance;   /* what was raised, or is about to be */
+    PyObject *armed_type; /* up to 3.11: the class that stands for it (asyncexc.c) */
     enum itr_state state;
+    bool taken; /* off the queue, and about to be delivered: pending, but too late to take back */
     itr_ref target;
     int holders;       /* handles that have not cancelled */
     PyObject *waiters; /* list of held locks, one per wait() */
@@ -127,6 +129,14 @@ static inline bool itr_thread_pending(const struct itr_thread *t) {
 /* Take the next pending interrupt and give its exception instance (new reference). NULL without an exception: there is
  * none. NULL with one: its class could not be instantiated; it is consumed all the same. */
 PyObject *itr_take(struct itr_thread *t);
+/* The first that is pending, which stays so (borrowed); the same, off the queue (a reference); NULL: none. Neither runs
+ * any Python code, nor says what becomes of it. */
+itr_record *itr_first(struct itr_thread *t);
+itr_record *itr_pop(struct itr_thread *t);
+/* The exception to raise for it, made once (a reference). May run Python code. NULL with an exception. */
+PyObject *itr_record_instance(itr_record *record);
+/* Discard what is pending now. */
+void itr_discard(struct itr_thread *t);
 /* Take it and raise it. True when an exception is set now. Does not look at masks. */
 bool itr_raise_next(struct itr_thread *t);
 /* The thread's function has returned: everything is discarded. */
@@ -134,6 +144,8 @@ void itr_thread_end(struct itr_thread *t);
 void itr_record_resolve(itr_record *record, enum itr_state state);
 itr_record *itr_record_new(PyObject *exc, PyObject *reason);
 int itr_record_enqueue(struct itr_thread *t, itr_record *record);
+/* The pending one in this list that an equal exception joins (S3; a reference), or NULL. May run Python code. */
+itr_record *itr_record_equal(PyObject *list, PyObject *exc);
 typedef struct {
     PyObject_HEAD itr_record *record;
     bool cancelled;
@@ -148,9 +160,14 @@ struct itr_thread *itr_record_owner(itr_record *record);
 PyObject *itr_interrupt_thread(struct itr_thread *t, PyObject *exc, PyObject *reason);
 /* A thread under set_redirect(): told, unless it is masked, never raised into. */
 void itr_tell_redirect(struct itr_thread *t);
-/* Unstarted threads. */
+
+/* ---- unstarted threads (prestart.c)
+ * ---------------------------------------------------------------------------------------- */
+
 PyObject *itr_prestart(PyObject *thread, PyObject *exc, PyObject *reason);
 PyObject *itr_prestart_take(PyObject *thread); /* list of records (new reference) or NULL */
+/* It has run, and has not taken them. */
+void itr_prestart_over(PyObject *thread);
 int itr_prestart_pending(PyObject *thread);
 bool itr_prestart_remove(itr_record *record); /* false: an exception is set */
 /* The thread's runner has begun (t) or ended (NULL): from here on prestart() records in its own queue. */

@@ -51,8 +51,10 @@ PyObject *itr_handle_state(PyObject *self, void *unused) {
     const char *text = "pending";
     switch (record->state) {
     case ITR_STATE_PENDING:
-        text = t != NULL && (t->user_masks[ITR_MASK_ALL] != 0 || t->user_masks[ITR_MASK_BLOCKING] != 0) ? "masked"
-                                                                                                        : "pending";
+        text =
+            t != NULL && !record->taken && (t->user_masks[ITR_MASK_ALL] != 0 || t->user_masks[ITR_MASK_BLOCKING] != 0)
+                ? "masked"
+                : "pending";
         break;
     case ITR_STATE_DELIVERED:
         text = "delivered";
@@ -72,7 +74,7 @@ static PyObject *handle_cancel(PyObject *self, PyObject *unused) {
     itr_handle *h = (itr_handle *)self;
     itr_record *record = h->record;
     struct itr_thread *t = itr_record_owner(record);
-    if (record->state != ITR_STATE_PENDING || h->cancelled) {
+    if (record->state != ITR_STATE_PENDING || record->taken || h->cancelled) {
         Py_RETURN_FALSE;
     }
     if (record->holders > 1) {
@@ -124,13 +126,25 @@ static double seconds_now(void) {
 static int wait_once(itr_record *record, PyObject *timeout, double slice) {
     PyObject *lock = allocate_lock();
     PyObject *held = lock == NULL ? NULL : PyObject_CallMethod(lock, "acquire", NULL);
-    if (held == NULL || (record->waiters == NULL && (record->waiters = PyList_New(0)) == NULL) ||
-        PyList_Append(record->waiters, lock) != 0) {
-        Py_XDECREF(held);
+    PyObject *waiters = held == NULL ? NULL : PyList_New(0);
+    Py_XDECREF(held);
+    if (waiters == NULL) {
         Py_XDECREF(lock);
         return -1;
     }
-    Py_DECREF(held);
+    if (record->waiters == NULL) {
+        record->waiters = Py_NewRef(waiters);
+    }
+    Py_DECREF(waiters);
+    /* All this may have given up the GIL. Nothing does between this look and the entry. */
+    if (record->state != ITR_STATE_PENDING) {
+        Py_DECREF(lock);
+        return 1;
+    }
+    if (PyList_Append(record->waiters, lock) != 0) {
+        Py_DECREF(lock);
+        return -1;
+    }
     PyObject *got = slice > 0            ? PyObject_CallMethod(lock, "acquire", "Od", Py_True, slice)
                     : timeout == Py_None ? PyObject_CallMethod(lock, "acquire", NULL)
                                          : PyObject_CallMethod(lock, "acquire", "OO", Py_True, timeout);

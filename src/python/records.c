@@ -2,12 +2,8 @@
  * threads may look at without the GIL is the slot's `pending` word. */
 #include "core.h"
 
-#include <structmember.h>
-
 PyObject *itr_default_exception;
 static unsigned long long next_id = 1;
-static PyObject *prestart_records; /* {id(thread): [records]}; prestart_gone() keeps it clean */
-static PyObject *begun;            /* {id(thread): ident}: its runner is at work, though threading may not say so yet */
 
 /* ---- records
  * ------------------------------------------------------------------------------------------------------------- */
@@ -25,6 +21,8 @@ itr_record *itr_record_new(PyObject *exc, PyObject *reason) {
     r->source = PyThread_get_thread_ident();
     r->instance = NULL;
     r->state = ITR_STATE_PENDING;
+    r->taken = false;
+    r->armed_type = NULL;
     r->target = 0;
     r->holders = 0;
     r->waiters = NULL;
@@ -37,6 +35,7 @@ static void record_dealloc(PyObject *self) {
     Py_XDECREF(r->exc);
     Py_XDECREF(r->reason);
     Py_XDECREF(r->instance);
+    Py_XDECREF(r->armed_type);
     Py_XDECREF(r->waiters);
     Py_XDECREF(r->thread);
     Py_XDECREF(r->key);
@@ -85,6 +84,23 @@ static bool same_exc(PyObject *a, PyObject *b) {
     return equal == 1;
 }
 
+itr_record *itr_record_equal(PyObject *list, PyObject *exc) {
+    PyObject *wanted = Py_NewRef(exc == NULL || exc == Py_None ? itr_default_exception : exc);
+    itr_record *found = NULL;
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list) && found == NULL; i++) {
+        itr_record *record = (itr_record *)PyList_GET_ITEM(list, i);
+        Py_INCREF(record);
+        /* It may have been delivered, or taken back, while they were compared. */
+        if (same_exc(record->exc, wanted) && record->state == ITR_STATE_PENDING && !record->taken) {
+            found = record;
+        } else {
+            Py_DECREF(record);
+        }
+    }
+    Py_DECREF(wanted);
+    return found;
+}
+
 int itr_record_enqueue(struct itr_thread *t, itr_record *record) {
     if (PyList_Append(t->queue, (PyObject *)record) != 0) {
         return -1;
@@ -97,33 +113,37 @@ void itr_tell_redirect(struct itr_thread *t) {
     if (t->redirect == NULL || t->user_masks[ITR_MASK_ALL] != 0) {
         return;
     }
-    PyObject *told = PyObject_CallObject(t->redirect, NULL);
+    PyObject *redirect = Py_NewRef(t->redirect);
+    PyObject *told = PyObject_CallObject(redirect, NULL);
     if (told == NULL) {
-        PyErr_WriteUnraisable(t->redirect);
+        PyErr_WriteUnraisable(redirect);
     }
     Py_XDECREF(told);
+    Py_DECREF(redirect);
 }
 
 PyObject *itr_interrupt_thread(struct itr_thread *t, PyObject *exc, PyObject *reason) {
+    itr_ref ref = t->ref;
     itr_async_settle(t);
-    PyObject *wanted = exc == NULL || exc == Py_None ? itr_default_exception : exc;
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(t->queue); i++) {
-        itr_record *pending = (itr_record *)PyList_GET_ITEM(t->queue, i);
-        if (same_exc(pending->exc, wanted)) {
-            return itr_handle_new(pending);
-        }
+    itr_record *pending = itr_record_equal(t->queue, exc);
+    if (pending != NULL) {
+        PyObject *handle = itr_handle_new(pending);
+        Py_DECREF(pending);
+        return handle;
     }
+    /* The thread may have ended meanwhile, and what belonged to it may be another's. */
+    bool ended = t->ended || t->ref != ref;
     itr_record *record = itr_record_new(exc, reason);
     if (record == NULL) {
         return NULL;
     }
     PyObject *handle = itr_handle_new(record);
-    if (handle == NULL || (!t->ended && itr_record_enqueue(t, record) != 0)) {
+    if (handle == NULL || (!ended && itr_record_enqueue(t, record) != 0)) {
         Py_XDECREF(handle);
         Py_DECREF(record);
         return NULL;
     }
-    if (t->ended) {
+    if (ended) {
         itr_record_resolve(record, ITR_STATE_DISCARDED);
     } else {
         itr_api->raise(t->ref, ITR_PENDING_PY);
@@ -147,11 +167,13 @@ static void set_attribute(PyObject *instance, const char *name, PyObject *value)
     Py_XDECREF(value);
 }
 
-static PyObject *instance_of(itr_record *record) {
+PyObject *itr_record_instance(itr_record *record) {
+    if (record->instance != NULL) {
+        return Py_NewRef(record->instance);
+    }
     PyObject *instance = NULL;
     if (PyExceptionInstance_Check(record->exc)) {
-        instance = record->exc;
-        Py_INCREF(instance);
+        instance = Py_NewRef(record->exc);
     } else {
         instance = PyObject_CallObject(record->exc, NULL);
         if (instance != NULL && !PyExceptionInstance_Check(instance)) {
@@ -161,8 +183,7 @@ static PyObject *instance_of(itr_record *record) {
         }
     }
     if (instance != NULL) {
-        Py_INCREF(record->reason);
-        set_attribute(instance, "reason", record->reason);
+        set_attribute(instance, "reason", Py_NewRef(record->reason));
         set_attribute(instance, "source", PyLong_FromUnsignedLong(record->source));
         set_attribute(instance, "interrupt_id", PyLong_FromUnsignedLongLong(record->id));
         Py_INCREF(instance);
@@ -171,40 +192,52 @@ static PyObject *instance_of(itr_record *record) {
     return instance;
 }
 
-static itr_record *next_record(struct itr_thread *t) {
-    if (PyList_GET_SIZE(t->queue) > 0) {
-        itr_record *record = (itr_record *)PyList_GET_ITEM(t->queue, 0);
-        Py_INCREF(record);
-        if (PyList_SetSlice(t->queue, 0, 1, NULL) != 0) {
-            PyErr_Clear();
-        }
-        if (PyList_GET_SIZE(t->queue) == 0) {
-            itr_api->consume(t->slot, ITR_PENDING_PY);
-        } else {
-            /* What was broken was broken for this one; the next has its own call to break, or to be taken back from. */
-            atomic_store_explicit(&t->slot->committed, 0, memory_order_seq_cst);
-            atomic_store_explicit(&t->slot->foreign_done, 0, memory_order_relaxed);
-        }
-        return record;
+/* The first of the queue, without it (a reference). No Python code runs here. */
+static itr_record *pop(struct itr_thread *t) {
+    itr_record *record = (itr_record *)PyList_GET_ITEM(t->queue, 0);
+    Py_INCREF(record);
+    if (PyList_SetSlice(t->queue, 0, 1, NULL) != 0) {
+        PyErr_Clear();
     }
-    if ((atomic_load_explicit(&t->slot->pending, memory_order_acquire) & ITR_PENDING_API) != 0) {
-        itr_api->consume(t->slot, ITR_PENDING_API);
-        itr_record *record = itr_record_new(NULL, NULL);
-        if (record != NULL) {
-            record->source = 0; /* itr_interrupt() does not say who called it */
-            record->target = t->ref;
-        }
-        return record;
+    if (PyList_GET_SIZE(t->queue) == 0) {
+        itr_api->consume(t->slot, ITR_PENDING_PY);
+    } else {
+        /* What was broken was broken for this one; the next has its own call to break, or to be taken back from. */
+        atomic_store_explicit(&t->slot->committed, 0, memory_order_seq_cst);
+        atomic_store_explicit(&t->slot->foreign_done, 0, memory_order_relaxed);
     }
-    return NULL;
+    return record;
 }
 
+itr_record *itr_first(struct itr_thread *t) {
+    if (PyList_GET_SIZE(t->queue) == 0 &&
+        (atomic_load_explicit(&t->slot->pending, memory_order_acquire) & ITR_PENDING_API) != 0) {
+        itr_record *record = itr_record_new(NULL, NULL);
+        if (record == NULL || itr_record_enqueue(t, record) != 0) {
+            Py_XDECREF(record);
+            return NULL;
+        }
+        record->source = 0; /* itr_interrupt() does not say who called it */
+        Py_DECREF(record);
+        /* The one flag before the other is gone: whoever looks meanwhile sees that something is pending. */
+        atomic_fetch_or_explicit(&t->slot->pending, ITR_PENDING_PY, memory_order_seq_cst);
+        itr_api->consume(t->slot, ITR_PENDING_API);
+    }
+    return PyList_GET_SIZE(t->queue) == 0 ? NULL : (itr_record *)PyList_GET_ITEM(t->queue, 0);
+}
+
+itr_record *itr_pop(struct itr_thread *t) { return itr_first(t) == NULL ? NULL : pop(t); }
+
 PyObject *itr_take(struct itr_thread *t) {
-    itr_record *record = next_record(t);
+    itr_record *record = itr_pop(t);
     if (record == NULL) {
         return NULL;
     }
-    PyObject *instance = instance_of(record);
+    /* To make the exception may run the program's code, and give up the GIL. From here on it is too late for cancel().
+     */
+    record->taken = true;
+    PyObject *instance = itr_record_instance(record);
+    record->taken = false;
     itr_record_resolve(record, ITR_STATE_DELIVERED);
     itr_delivered_add(t, record);
     if (itr_thread_pending(t)) {
@@ -223,153 +256,23 @@ bool itr_raise_next(struct itr_thread *t) {
     return PyErr_Occurred() != NULL;
 }
 
+void itr_discard(struct itr_thread *t) {
+    itr_api->consume(t->slot, ITR_PENDING_API);
+    /* Whoever waits for one may run before the next: what comes meanwhile is none of those. */
+    for (Py_ssize_t n = PyList_GET_SIZE(t->queue); n > 0 && PyList_GET_SIZE(t->queue) > 0; n--) {
+        itr_record *record = pop(t);
+        itr_record_resolve(record, ITR_STATE_DISCARDED);
+        Py_DECREF(record);
+    }
+}
+
 void itr_thread_end(struct itr_thread *t) {
     itr_async_recall(t);
     itr_trace_stop(t);
     t->ended = true;
-    while (PyList_GET_SIZE(t->queue) > 0) {
-        itr_record *record = (itr_record *)PyList_GET_ITEM(t->queue, 0);
-        Py_INCREF(record);
-        if (PyList_SetSlice(t->queue, 0, 1, NULL) != 0) {
-            PyErr_Clear();
-        }
-        itr_record_resolve(record, ITR_STATE_DISCARDED);
-        Py_DECREF(record);
-    }
-    itr_api->consume(t->slot, ITR_PENDING_PY | ITR_PENDING_API);
+    itr_discard(t);
     itr_delivered_forget(t);
     t->last_exact = NULL;
     Py_CLEAR(t->redirect);
     atomic_store_explicit(&t->redirected, 0, memory_order_release);
-}
-
-/* ---- unstarted threads
- * ------------------------------------------------------------------------------------------------------ */
-
-int itr_prestart_begun(PyObject *thread, const struct itr_thread *t) {
-    PyObject *key = PyLong_FromVoidPtr(thread);
-    PyObject *ident = t == NULL ? NULL : PyLong_FromUnsignedLong(t->ident);
-    int result = -1;
-    if (begun == NULL) {
-        begun = PyDict_New();
-    }
-    if (key != NULL && begun != NULL) {
-        result = ident != NULL ? PyDict_SetItem(begun, key, ident) : PyDict_DelItem(begun, key);
-    }
-    Py_XDECREF(ident);
-    Py_XDECREF(key);
-    return result;
-}
-
-/* Between the runner's first step and the moment threading sets _started, the thread looks unstarted from outside. */
-static struct itr_thread *already_running(PyObject *key) {
-    PyObject *ident = key == NULL || begun == NULL ? NULL : PyDict_GetItem(begun, key);
-    return ident == NULL ? NULL : itr_thread_find(PyLong_AsUnsignedLong(ident));
-}
-
-/* The thread died without having been started. Its address is not anybody else's before this has returned. */
-static PyObject *prestart_gone(PyObject *key, PyObject *ref) {
-    (void)ref;
-    PyObject *list = PyDict_GetItem(prestart_records, key);
-    if (list != NULL) {
-        Py_INCREF(list);
-        if (PyDict_DelItem(prestart_records, key) != 0) {
-            PyErr_Clear();
-        }
-        for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++) {
-            itr_record_resolve((itr_record *)PyList_GET_ITEM(list, i), ITR_STATE_DISCARDED);
-        }
-        Py_DECREF(list);
-    }
-    Py_RETURN_NONE;
-}
-
-static PyMethodDef prestart_gone_def = {"_gone", prestart_gone, METH_O, NULL};
-
-static int watch(itr_record *record, PyObject *thread) {
-    PyObject *callback = PyCFunction_New(&prestart_gone_def, record->key);
-    record->thread = callback == NULL ? NULL : PyWeakref_NewRef(thread, callback);
-    Py_XDECREF(callback);
-    return record->thread == NULL ? -1 : 0;
-}
-
-PyObject *itr_prestart(PyObject *thread, PyObject *exc, PyObject *reason) {
-    if (prestart_records == NULL && (prestart_records = PyDict_New()) == NULL) {
-        return NULL;
-    }
-    PyObject *key = PyLong_FromVoidPtr(thread);
-    struct itr_thread *running = already_running(key);
-    if (running != NULL) {
-        Py_DECREF(key);
-        return itr_interrupt_thread(running, exc, reason);
-    }
-    PyObject *list = key == NULL ? NULL : PyDict_GetItem(prestart_records, key);
-    PyObject *handle = NULL;
-    PyObject *wanted = exc == NULL || exc == Py_None ? itr_default_exception : exc;
-    for (Py_ssize_t i = 0; list != NULL && i < PyList_GET_SIZE(list) && handle == NULL; i++) {
-        itr_record *pending = (itr_record *)PyList_GET_ITEM(list, i);
-        if (same_exc(pending->exc, wanted)) {
-            handle = itr_handle_new(pending);
-        }
-    }
-    if (key != NULL && handle == NULL && !PyErr_Occurred()) {
-        itr_record *record = itr_record_new(exc, reason);
-        PyObject *fresh = list == NULL ? PyList_New(0) : NULL;
-        if (record != NULL && (list != NULL || (fresh != NULL && PyDict_SetItem(prestart_records, key, fresh) == 0))) {
-            record->key = Py_NewRef(key);
-            if (watch(record, thread) == 0 && PyList_Append(list != NULL ? list : fresh, (PyObject *)record) == 0) {
-                handle = itr_handle_new(record);
-            }
-        }
-        Py_XDECREF(fresh);
-        Py_XDECREF(record);
-    }
-    Py_XDECREF(key);
-    return handle;
-}
-
-PyObject *itr_prestart_take(PyObject *thread) {
-    if (prestart_records == NULL || PyDict_GET_SIZE(prestart_records) == 0) {
-        return NULL;
-    }
-    PyObject *key = PyLong_FromVoidPtr(thread);
-    PyObject *list = key == NULL ? NULL : PyDict_GetItem(prestart_records, key);
-    if (list != NULL) {
-        Py_INCREF(list);
-        if (PyDict_DelItem(prestart_records, key) != 0) {
-            PyErr_Clear();
-        }
-        for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++) {
-            Py_CLEAR(((itr_record *)PyList_GET_ITEM(list, i))->thread);
-        }
-    }
-    Py_XDECREF(key);
-    return list;
-}
-
-int itr_prestart_pending(PyObject *thread) {
-    if (prestart_records == NULL) {
-        return 0;
-    }
-    PyObject *key = PyLong_FromVoidPtr(thread);
-    PyObject *list = key == NULL ? NULL : PyDict_GetItem(prestart_records, key);
-    int answer = list != NULL && PyList_GET_SIZE(list) > 0;
-    Py_XDECREF(key);
-    return key == NULL ? -1 : answer;
-}
-
-bool itr_prestart_remove(itr_record *record) {
-    PyObject *key = record->thread == NULL ? NULL : Py_NewRef(record->key);
-    PyObject *list = key == NULL || prestart_records == NULL ? NULL : PyDict_GetItem(prestart_records, key);
-    for (Py_ssize_t i = 0; list != NULL && i < PyList_GET_SIZE(list); i++) {
-        if (PyList_GET_ITEM(list, i) == (PyObject *)record) {
-            PyList_SetSlice(list, i, i + 1, NULL);
-            break;
-        }
-    }
-    if (list != NULL && PyList_GET_SIZE(list) == 0) {
-        PyDict_DelItem(prestart_records, key);
-    }
-    Py_XDECREF(key);
-    return PyErr_Occurred() == NULL;
 }

@@ -4,8 +4,9 @@ call; recalled from there by masks, exact calls and cancel() (src/python/records
 What was raised surfaces where the program can catch it, or where nobody can (a finalizer): then core_record_again() in core.c
 records it again. When the thread's function has returned, itr_thread_end() in records.c discards what is left.
 
-All of it happens with the interpreter lock, so a step here is what one thread does without giving it up. Only the monitor
-looks at `pending` without. Two interrupts with different exceptions; the first may be cancelled. The injector may find the
+All of it happens with the interpreter lock, so a step here is what one thread does without giving it up. To make the
+exception may give it up: the constructor is the program's, and so is what the garbage collector calls. Only the monitor looks
+at `pending` without the lock. Two interrupts with different exceptions; the first may be cancelled. The injector may find the
 target anywhere outside a mask: where it stands and what is fit decides when, not whether.
 
 From 3.12 nothing is ever armed: the ask (leaving_model.py) runs in the target itself and raises on the spot.
@@ -29,6 +30,8 @@ VARIANTS = (
     "recorded again without settling",
     "recorded again, but not pending",
     "recorded again, but still remembered",
+    "cancel() of what is being made",
+    "arms by a look before it was made",
 )
 
 
@@ -40,7 +43,8 @@ class State(NamedTuple):
     mask: int = 0
     target: str = "code"
     actions: int = 0
-    flying: int = 0  # raised, and on its way to whoever catches it
+    flying: int = 0  # raised, and on its way to whoever catches it; negative: `taken`, its exception is being made
+    prepared: tuple[int, ...] = ()  # armed_type is made
     surfaced: int = 0  # ... where nobody can: how often so far
     remembered: tuple[int, ...] = ()  # t->delivered
     delivered: tuple[int, int] = (0, 0)  # caught
@@ -52,11 +56,14 @@ class State(NamedTuple):
     watched: bool = False
     due: bool = False
     wanted: bool = False  # the injector's list: somebody is to be looked at
+    making: int = 0  # what the injector makes the exception of
 
 
 def build(variant: str = "", ends: bool = False, actions: int = 4) -> "Model[State]":
     """`ends`: the thread's function may return at any time. Else nothing is ever discarded: all must be delivered."""
-    return Model(State(), [_target(variant, ends, actions), _interrupter(variant), _monitor(), _injector(variant)], _good, _wrong)
+    return Model(
+        State(), [_target(variant, ends, actions), _interrupter(variant), _monitor(), _injector(variant), _maker(variant)], _good, _wrong
+    )
 
 
 def _good(s: State) -> bool:
@@ -86,6 +93,11 @@ def _remember(s: State, record: int) -> State:
     return s._replace(remembered=tuple(sorted({*s.remembered, record})))
 
 
+def _with(s: State, record: int) -> State:
+    """prepare()"""
+    return s._replace(prepared=tuple(sorted({*s.prepared, record})))
+
+
 def _settle(s: State) -> State:
     """itr_async_settle(): what was armed and is in tstate->async_exc no more has been raised."""
     return _remember(s, s.armed)._replace(armed=0) if s.armed and s.async_exc != s.armed else s
@@ -102,19 +114,23 @@ def _recall(s: State, variant: str) -> State:
 
 
 def _take(s: State) -> tuple[int, State]:
-    """next_record(): off the queue; the last one consumes the bit."""
+    """itr_pop(): off the queue; the last one consumes the bit."""
     return s.queue[0], s._replace(queue=s.queue[1:], pending=len(s.queue) > 1)
 
 
 def _arm(s: State, variant: str) -> State:
-    """look(), arm(): nothing while one is armed, or under a mask."""
+    """look_and_arm(): nothing while one is armed, or under a mask, or before it is prepared."""
     s = _settle(s)
-    if s.armed or not s.pending or s.mask or s.async_exc or s.ended:
+    if not _may_arm(s) or s.queue[0] not in s.prepared:
         return s
     record, taken = _take(s)
     if variant == "arms without taking it off the queue":
         taken = s
     return taken._replace(armed=record, async_exc=record)
+
+
+def _may_arm(s: State) -> bool:
+    return not (s.armed or not s.pending or s.mask or s.async_exc or s.ended)
 
 
 def _deliver_here(s: State, variant: str) -> list[State]:
@@ -124,7 +140,7 @@ def _deliver_here(s: State, variant: str) -> list[State]:
     if not s.pending or (s.mask and variant != "an exact call delivers under a mask"):
         return declined
     record, taken = _take(s)
-    return [*declined, _raised(_remember(taken, record), record)]
+    return [*declined, taken._replace(flying=-record)]
 
 
 def _record_again(s: State, record: int, variant: str) -> State:
@@ -154,9 +170,14 @@ def _target(variant: str, ends: bool, actions: int) -> "Process[State]":
         return _raised(s._replace(async_exc=0), s.async_exc) if s.async_exc and not s.flying else None
 
     @target.at("code", "loop")
+    def made(s: State) -> Next[State]:
+        """itr_take(): its exception is made, and delivered"""
+        return _raised(_remember(s, -s.flying), -s.flying) if s.flying < 0 else None
+
+    @target.at("code", "loop")
     def caught(s: State) -> Next[State]:
         """the program catches it, or the thread ends with it"""
-        if not s.flying:
+        if s.flying <= 0:
             return None
         counts = list(s.delivered)
         counts[s.flying - 1] += 1
@@ -165,7 +186,7 @@ def _target(variant: str, ends: bool, actions: int) -> "Process[State]":
     @target.at("code", "loop")
     def surfaces(s: State) -> Next[State]:
         """it comes out of a finalizer: sys.unraisablehook is called; perhaps one calls it once more, with the same"""
-        if not s.flying or s.surfaced == 1:
+        if s.flying <= 0 or s.surfaced == 1:
             return None
         once = _record_again(s._replace(flying=0, surfaced=1), s.flying, variant)
         return [once, _record_again(once, s.flying, variant)]
@@ -239,6 +260,8 @@ def _interrupter(variant: str) -> "Process[State]":
         s = _settle(s)._replace(interrupter="end")
         if s.armed == 1:
             s = s._replace(cancelled=True) if variant == "cancel() does not recall" else _recall(s, variant)
+        if variant == "cancel() of what is being made" and s.flying == -1:
+            return s._replace(cancelled=True)
         if 1 not in s.queue:
             return s
         only = s.queue == (1,) or variant == "cancel() clears pending for all"
@@ -279,7 +302,27 @@ def _injector(variant: str) -> "Process[State]":
 
     @injector.at(True)
     def look(s: State) -> State:
-        """the injector, with the interpreter lock: look(), arm()"""
-        return _arm(s._replace(wanted=False), variant)
+        """look(), with the interpreter lock: armed, if it is prepared; else that comes first"""
+        s = _arm(s._replace(wanted=False), variant)
+        if not _may_arm(s) or s.making:
+            return s
+        record, taken = _take(s)
+        return (taken if variant == "arms by a look before it was made" else s)._replace(making=record)
 
     return injector
+
+
+def _maker(variant: str) -> "Process[State]":
+    """The injector, which gives up the interpreter lock while it makes the exception."""
+    maker: Process[State] = Process("making")
+
+    @maker.at(1, 2)
+    def made(s: State) -> State:
+        """look(): prepare() is done; look_and_arm() looks anew"""
+        record = s.making
+        s = _with(s._replace(making=0), record)
+        if variant == "arms by a look before it was made":
+            return s._replace(armed=record, async_exc=record)
+        return _arm(s, variant)
+
+    return maker

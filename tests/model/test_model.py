@@ -79,7 +79,7 @@ DELIVERY = [
     ("a mask does not recall", False, MASKED),
     ("cancel() does not recall", False, LATE),
     ("a recall is not watched", False, LOST),
-    ("recalls what has been raised", False, TWICE),
+    ("recalls what has been raised", False, LATE),
     ("arms without taking it off the queue", False, LATE),
     ("cancel() clears pending for all", False, LOST),
     ("an exact call delivers under a mask", False, MASKED),
@@ -88,7 +88,9 @@ DELIVERY = [
     ("what comes behind the end is queued", True, LOST),
     ("recorded again without settling", False, LOST),
     ("recorded again, but not pending", False, LOST),
-    ("recorded again, but still remembered", False, TWICE),
+    ("recorded again, but still remembered", False, LATE),
+    ("cancel() of what is being made", False, LATE),
+    ("arms by a look before it was made", False, MASKED),
 ]
 # (variant, whether the monitor comes again and again, whether the thread's function may return, what is violated)
 TRACE = [
