@@ -208,6 +208,8 @@ void itr_delivered_add(struct itr_thread *t, itr_record *record);
 /* The one that raised this instance, or the latest (NULL), which is forgotten by that; a reference, or NULL. */
 itr_record *itr_delivered_take(struct itr_thread *t, const PyObject *instance);
 void itr_delivered_forget(struct itr_thread *t);
+/* Let go of one, or of NULL. */
+void itr_delivered_drop(itr_record *record);
 
 /* ---- asking (pending_call.c from 3.12, asyncexc.c up to 3.11)
  * ------------------------------------------------------------------------------------------------- */

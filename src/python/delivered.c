@@ -5,7 +5,7 @@
  * traceback, with its frames and their variables, alive. */
 #include "core.h"
 
-static void forget(itr_record *record) {
+void itr_delivered_drop(itr_record *record) {
     if (record != NULL) {
         Py_CLEAR(record->instance);
         Py_DECREF(record);
@@ -16,7 +16,7 @@ void itr_delivered_add(struct itr_thread *t, itr_record *record) {
     itr_record *oldest = t->delivered[ITR_REMEMBERED - 1];
     memmove(&t->delivered[1], &t->delivered[0], (ITR_REMEMBERED - 1) * sizeof t->delivered[0]);
     t->delivered[0] = record;
-    forget(oldest); /* last: it may run Python code, which may be interrupted */
+    itr_delivered_drop(oldest); /* last: it may run Python code, which may be interrupted */
 }
 
 itr_record *itr_delivered_take(struct itr_thread *t, const PyObject *instance) {
@@ -34,6 +34,6 @@ itr_record *itr_delivered_take(struct itr_thread *t, const PyObject *instance) {
 void itr_delivered_forget(struct itr_thread *t) {
     itr_record *record;
     while ((record = itr_delivered_take(t, NULL)) != NULL) {
-        forget(record);
+        itr_delivered_drop(record);
     }
 }

@@ -16,8 +16,44 @@ unsigned long itr_main_ident(void) {
     return ident;
 }
 
-/* The record keeper of a slot, made at its first use and reset at every new life. */
-static struct itr_thread *keeper(struct itr_slot *slot, unsigned long ident, PyThreadState *tstate) {
+/* Whatever the last owner of a slot left: it ended without telling Python. */
+struct leavings {
+    PyObject *queue, *redirect, *armed_type;
+    itr_record *armed, *delivered[ITR_REMEMBERED];
+};
+
+static struct leavings clear_out(struct itr_thread *t) {
+    struct leavings left = {t->queue, t->redirect, t->armed_type, t->armed, {NULL}};
+    memcpy(left.delivered, t->delivered, sizeof left.delivered);
+    memset(t->delivered, 0, sizeof t->delivered);
+    t->queue = t->redirect = t->armed_type = NULL;
+    t->armed = NULL;
+    return left;
+}
+
+/* May run Python code. */
+static void dispose(struct leavings *left) {
+    for (Py_ssize_t i = 0; left->queue != NULL && i < PyList_GET_SIZE(left->queue); i++) {
+        itr_record_resolve((itr_record *)PyList_GET_ITEM(left->queue, i), ITR_STATE_DISCARDED);
+    }
+    for (size_t i = 0; i < ITR_REMEMBERED; i++) {
+        itr_delivered_drop(left->delivered[i]);
+    }
+    Py_XDECREF(left->queue);
+    Py_XDECREF(left->redirect);
+    Py_XDECREF(left->armed);
+    Py_XDECREF(left->armed_type);
+}
+
+static struct itr_thread *keeper_of(struct itr_slot *slot) {
+    struct itr_thread *t = atomic_load_explicit(&slot->user, memory_order_relaxed);
+    return t != NULL && t->ref == itr_ref_of(slot) ? t : NULL;
+}
+
+/* The record keeper of a slot, made at its first use and reset at every new life. Steals `queue`, which has to be made
+ * before anything is looked at: that may run the garbage collector, which may give up the GIL. Nothing does from then
+ * until the keeper is in its place, so that nobody else makes one, too. */
+static struct itr_thread *keeper(struct itr_slot *slot, unsigned long ident, PyThreadState *tstate, PyObject *queue) {
     static struct itr_thread **all; /* by slot index, grown under the GIL; entries live for ever */
     static uint32_t room;
     if (slot->index >= room) {
@@ -27,6 +63,7 @@ static struct itr_thread *keeper(struct itr_slot *slot, unsigned long ident, PyT
         }
         struct itr_thread **grown = PyMem_RawRealloc(all, wanted * sizeof *grown);
         if (grown == NULL) {
+            Py_DECREF(queue);
             PyErr_NoMemory();
             return NULL;
         }
@@ -37,30 +74,16 @@ static struct itr_thread *keeper(struct itr_slot *slot, unsigned long ident, PyT
     struct itr_thread *t = all[slot->index];
     if (t == NULL) {
         t = PyMem_RawCalloc(1, sizeof *t);
-        if (t == NULL || (t->queue = PyList_New(0)) == NULL) {
-            PyMem_RawFree(t);
+        if (t == NULL) {
+            Py_DECREF(queue);
             PyErr_NoMemory();
             return NULL;
         }
         t->slot = slot;
         all[slot->index] = t;
-    } else {
-        /* Whatever the last owner left: it ended without telling Python. */
-        PyObject *left = t->queue;
-        t->queue = PyList_New(0);
-        if (t->queue == NULL) {
-            t->queue = left;
-            return NULL;
-        }
-        for (Py_ssize_t i = 0; i < PyList_GET_SIZE(left); i++) {
-            itr_record_resolve((itr_record *)PyList_GET_ITEM(left, i), ITR_STATE_DISCARDED);
-        }
-        Py_DECREF(left);
-        itr_delivered_forget(t);
-        Py_CLEAR(t->redirect);
-        Py_CLEAR(t->armed);
-        Py_CLEAR(t->armed_type);
     }
+    struct leavings left = clear_out(t);
+    t->queue = queue;
     t->ident = ident;
     t->tstate = tstate;
     t->tstate_id = PyThreadState_GetID(tstate);
@@ -76,6 +99,7 @@ static struct itr_thread *keeper(struct itr_slot *slot, unsigned long ident, PyT
     slot->strict = false;
     /* release: the monitor, without the GIL, sees a whole keeper. */
     atomic_store_explicit(&slot->user, t, memory_order_release);
+    dispose(&left);
     return t;
 }
 
@@ -123,12 +147,14 @@ struct itr_thread *itr_thread_current(void) {
     if (slot == NULL) {
         return NULL; /* no memory: the thread goes on, uninterruptible */
     }
-    t = atomic_load_explicit(&slot->user, memory_order_relaxed);
-    if (t != NULL && t->ref == itr_ref_of(slot)) {
+    PyObject *queue = keeper_of(slot) == NULL ? PyList_New(0) : NULL;
+    t = keeper_of(slot);
+    if (t != NULL) {
         t->tstate = tstate; /* attached from outside, now adopted: what was recorded stays */
-        return t;
+        Py_XDECREF(queue);
+    } else if (queue != NULL) {
+        t = keeper(slot, ident, tstate, queue);
     }
-    t = keeper(slot, ident, tstate);
     if (t == NULL) {
         PyErr_Clear();
     }
@@ -154,15 +180,17 @@ struct itr_thread *itr_thread_find(unsigned long ident) {
     return t;
 }
 
-struct itr_thread *itr_thread_of(unsigned long ident, long native_id) {
-    struct itr_thread *t = itr_thread_find(ident);
-    if (t != NULL) {
-        return t;
-    }
+static struct itr_thread *no_such_thread(unsigned long ident) {
+    PyErr_Format(PyExc_LookupError, "no Python thread has the ident %lu: it has ended, or never was one", ident);
+    return NULL;
+}
+
+/* Attaches it, with this queue (stolen). */
+static struct itr_thread *attach(unsigned long ident, long native_id, PyObject *queue) {
     PyThreadState *tstate = itr_tstate_of(ident);
     if (tstate == NULL) {
-        PyErr_Format(PyExc_LookupError, "no Python thread has the ident %lu: it has ended, or never was one", ident);
-        return NULL;
+        Py_DECREF(queue);
+        return no_such_thread(ident);
     }
 #if PY_VERSION_HEX >= 0x030B0000
     if (native_id == 0) {
@@ -172,9 +200,25 @@ struct itr_thread *itr_thread_of(unsigned long ident, long native_id) {
     itr_ref ref = itr_api->attach_other((pthread_t)ident, (pid_t)native_id);
     struct itr_slot *slot = ref == 0 ? NULL : itr_api->lock_ref(ref);
     if (slot == NULL) {
+        Py_DECREF(queue);
         PyErr_NoMemory();
         return NULL;
     }
     itr_api->unlock(slot);
-    return keeper(slot, ident, tstate);
+    struct itr_thread *t = keeper(slot, ident, tstate, queue);
+    return t != NULL && t->ref != ref ? no_such_thread(ident) : t; /* what was disposed of has taken its time */
+}
+
+struct itr_thread *itr_thread_of(unsigned long ident, long native_id) {
+    struct itr_thread *t = itr_thread_find(ident);
+    PyObject *queue = t == NULL ? PyList_New(0) : NULL;
+    if (queue == NULL) {
+        return t;
+    }
+    t = itr_thread_find(ident);
+    if (t != NULL) { /* somebody else was first */
+        Py_DECREF(queue);
+        return t;
+    }
+    return attach(ident, native_id, queue);
 }

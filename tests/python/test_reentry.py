@@ -72,6 +72,59 @@ thread.join(GUARD)
 ).replace("GUARD", str(GUARD))
 
 
+#: Two interrupt a thread that nobody knows yet. The collector calls back in the middle of the first one's call, at its Nth run.
+ATTACHED_TWICE = """
+import gc, threading, time
+over = []
+def spin(number):
+    while number not in over: time.sleep(0.001)
+def run(number):
+    try:
+        try:
+            spin(number)
+        except BaseException:
+            spin(number)
+    except BaseException:
+        pass
+threads = [threading.Thread(target=run, args=(number,)) for number in range(8)]
+for thread in threads: thread.start()
+import interruptible_threading as it
+from interruptible_threading import _core
+it.install_patches()
+thresholds, handles = gc.get_threshold(), []
+for number, thread in enumerate(threads):
+    ids, wait, inside, go_on = (thread.ident, thread.native_id), [number], threading.Event(), threading.Event()
+    def callback(phase, info):
+        if phase == "start" and threading.current_thread() is first:
+            wait[0] -= 1
+            if wait[0] == -1:
+                inside.set()
+                go_on.wait()
+    def one():
+        kept = [[] for _ in range(200)]  # lists that are freed are used again, and are no reason to collect
+        args = (*ids, it.ThreadInterrupted("first"), None)
+        gc.callbacks.append(callback)
+        gc.set_threshold(1)
+        handles.append(_core.interrupt(*args))
+        gc.set_threshold(*thresholds)
+        while not inside.is_set(): gc.collect()
+    def two():
+        inside.wait()
+        handles.append(_core.interrupt(*ids, it.ThreadInterrupted("second"), None))
+        go_on.set()
+    first, second = threading.Thread(target=one), threading.Thread(target=two)
+    first.start()
+    second.start()
+    first.join()
+    second.join()
+    gc.callbacks.remove(callback)
+    thread.join(GUARD)
+    over.append(number)
+    thread.join()
+print({handle.state for handle in handles}, len(handles))
+""".replace("GUARD", "5")
+
+
 class Gate:
     """Who comes through says so, and waits."""
 
@@ -110,6 +163,10 @@ def test_too_late_to_take_back_while_the_exception_is_made(quiet: None) -> None:
 
 def test_masked_while_the_exception_is_made() -> None:
     assert run_script(MASKED_MEANWHILE) == "[False]\n"
+
+
+def test_a_thread_is_attached_once() -> None:
+    assert run_script(ATTACHED_TWICE) == "{'delivered'} 16\n"
 
 
 def test_error_of_a_constructor_comes_out() -> None:
