@@ -33,7 +33,10 @@ class _Root:
 
     def take(self) -> bool:
         """Consume the pending interrupt, unless a mask holds it back. The first one is what run_interruptible() raises."""
-        exc = _core.take()
+        try:
+            exc = _core.take()
+        except BaseException as error:  # the exception's constructor has failed: that comes out in its place
+            exc = error
         if exc is not None and self.interrupt is None:
             self.interrupt = exc
         return exc is not None

@@ -1,12 +1,14 @@
 """Who started whom, for interrupt(recursive=True).
 
-Only a thread itself adds to its own list, so no lock is needed: readers copy the list, the owner replaces it. Children are
-held weakly, and forgotten for good when the list has doubled since the last look.
+A thread's children are in a dict of its own, by a number that no other has. Anybody may add one, as whoever starts an
+InterruptibleThread does for the thread that made it; no lock is needed, since each step is one operation of a dict. Children
+are held weakly, and forgotten for good when there are twice as many as at the last look.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import threading
 import weakref
 from threading import Thread, get_ident
@@ -29,8 +31,13 @@ def current() -> Thread | None:
     return None if thread is threading.main_thread() else thread
 
 
-def _unfinished(references: list[weakref.ref[Thread]]) -> list[weakref.ref[Thread]]:
-    return [ref for ref in references if (child := ref()) is not None and (not is_started(child) or child.is_alive())]
+_numbers = itertools.count()
+
+
+def _unfinished(parent: Thread) -> dict[int, Thread]:
+    references: dict[int, weakref.ref[Thread]] = vars(parent).get(_CHILDREN, {}).copy()
+    children = ((number, ref()) for number, ref in references.items())
+    return {number: child for number, child in children if child is not None and (not is_started(child) or child.is_alive())}
 
 
 def adopt(parent: Thread | None, child: Thread) -> None:
@@ -38,17 +45,19 @@ def adopt(parent: Thread | None, child: Thread) -> None:
     if parent is None or is_started(child):
         return
     own: dict[str, Any] = vars(parent)
-    children: list[weakref.ref[Thread]] = own.get(_CHILDREN, [])
+    children: dict[int, weakref.ref[Thread]] = own.setdefault(_CHILDREN, {})
     if len(children) >= own.get(_PRUNE_AT, _FEWEST_TO_PRUNE):
-        children = _unfinished(children)
-        own[_PRUNE_AT] = max(_FEWEST_TO_PRUNE, 2 * len(children))
-    own[_CHILDREN] = [*children, weakref.ref(child)]
+        known = children.copy()
+        unfinished = _unfinished(parent)
+        for number in known.keys() - unfinished.keys():
+            children.pop(number, None)
+        own[_PRUNE_AT] = max(_FEWEST_TO_PRUNE, 2 * len(unfinished))
+    children[next(_numbers)] = weakref.ref(child)
 
 
 def children_of(parent: Thread) -> list[Thread]:
     """The children of ``parent`` that have not finished, oldest first."""
-    references: list[weakref.ref[Thread]] = list(vars(parent).get(_CHILDREN, ()))
-    return [child for ref in _unfinished(references) if (child := ref()) is not None]
+    return list(_unfinished(parent).values())
 
 
 def descendants_first(root: Thread, visit: Callable[[Thread], object]) -> None:

@@ -12,25 +12,32 @@ import os
 from collections import OrderedDict
 from typing import Any
 
+from . import _core
+
 
 def _refill_set(container: set[Any]) -> None:
-    # The methods of set itself: a subclass's may count, check or refuse.
-    items = list(set.__iter__(container))
-    set.clear(container)
-    set.update(container, items)
+    # The methods of set itself: a subclass's may count, check or refuse. In one step: other threads look things up in it.
+    fresh = set(_elements(container))
+    set.__init__(container, fresh)
 
 
 def _refill_dict(container: dict[Any, Any]) -> None:
     # Also for an OrderedDict, whose own items() looks every key up and fails on a stale one.
-    items = list(dict.items(container))
-    if isinstance(container, OrderedDict):
-        # It keeps the hashes a second time, with its order.
-        OrderedDict.clear(container)
-        for key, value in items:
-            OrderedDict.__setitem__(container, key, value)
-        return
-    dict.clear(container)
-    dict.update(container, items)
+    while True:
+        items = list(dict.items(dict.copy(container)))
+        if isinstance(container, OrderedDict):
+            # It keeps the hashes a second time, with its order.
+            OrderedDict.clear(container)
+            for key, value in items:
+                OrderedDict.__setitem__(container, key, value)
+            return
+        if _core.refill(container, dict(items)):
+            return  # else another thread has changed it meanwhile
+
+
+def _elements(container: set[Any] | dict[Any, Any]) -> list[Any]:
+    # A copy: another thread may be filling it.
+    return list(set.copy(container)) if isinstance(container, set) else list(dict.copy(container))
 
 
 def rehash(builtins: list[object]) -> None:
@@ -45,7 +52,7 @@ def rehash(builtins: list[object]) -> None:
             continue
         done.add(id(container))
         if isinstance(container, set):
-            if any(id(item) in stale for item in set.__iter__(container)):
+            if any(id(item) in stale for item in _elements(container)):
                 _refill_set(container)
-        elif isinstance(container, dict) and any(id(key) in stale for key in dict.__iter__(container)):
+        elif isinstance(container, dict) and any(id(key) in stale for key in _elements(container)):
             _refill_dict(container)

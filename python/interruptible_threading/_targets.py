@@ -41,9 +41,9 @@ def interrupt_thread(thread: Thread, exc: object | None, reason: object) -> _cor
         _protected.protect_loaded()
     if not is_started(thread):
         handle = _core.prestart(thread, exc, reason)
-        if is_started(thread) and not thread.is_alive():
-            _core.prestart_over(thread)  # it started and ended in between
-        return handle
+        if not is_started(thread) or not _core.prestart_over(thread):
+            return handle
+        # It has started, and perhaps ended, in between: nobody takes anything from the table any more.
     ident = thread.ident
     if ident is None or not thread.is_alive():
         return None

@@ -11,54 +11,11 @@
 
 #if !ITR_BY_PENDING_CALL
 
-/* The collector runs when anything is allocated that it looks after, and calls whatever the program has: gc.callbacks,
- * finalizers. */
-#if PY_VERSION_HEX >= 0x030A0000
-static bool collections_off(void) { return PyGC_Disable() != 0; }
-
-static void collections_on(bool were) {
-    if (were) {
-        PyGC_Enable();
-    }
-}
-static int collections_setup(void) { return 0; }
-#else
-static PyObject *gc_isenabled, *gc_disable, *gc_enable;
-
-static bool collections_off(void) {
-    PyObject *were = PyObject_CallObject(gc_isenabled, NULL);
-    PyObject *done = PyObject_CallObject(gc_disable, NULL);
-    Py_XDECREF(done);
-    Py_XDECREF(were);
-    PyErr_Clear();
-    return were == Py_True;
-}
-
-static void collections_on(bool were) {
-    PyObject *done = were ? PyObject_CallObject(gc_enable, NULL) : NULL;
-    Py_XDECREF(done);
-    PyErr_Clear();
-}
-
-static int collections_setup(void) {
-    PyObject *gc = PyImport_ImportModule("gc");
-    if (gc == NULL) {
-        return -1;
-    }
-    Py_XSETREF(gc_isenabled, PyObject_GetAttrString(gc, "isenabled"));
-    Py_XSETREF(gc_disable, PyObject_GetAttrString(gc, "disable"));
-    Py_XSETREF(gc_enable, PyObject_GetAttrString(gc, "enable"));
-    Py_DECREF(gc);
-    return gc_isenabled == NULL || gc_disable == NULL || gc_enable == NULL ? -1 : 0;
-}
-#endif
-
 #define CALLS_ONLY_NS 50000000
 #define NOTED_GONE_NS 500000000
 
 static const char *mode = "off: not set up";
 static PyInterpreterState *interpreter;
-static _Atomic int stopped; /* finalising: nothing is asked any more */
 
 const char *itr_async_mode(void) { return mode; }
 
@@ -105,8 +62,7 @@ void itr_async_settle(struct itr_thread *t) {
     itr_record *record = t->armed;
     t->armed = NULL;
     Py_CLEAR(t->armed_type);
-    itr_record_resolve(record, ITR_STATE_DELIVERED);
-    itr_delivered_add(t, record);
+    itr_record_delivered(t, record);
 }
 
 /* With the GIL, so that the target is not raising it just now. */
@@ -130,22 +86,29 @@ void itr_async_recall(struct itr_thread *t) {
 /* To make the exception, and its class, may run the program's code: a constructor, a collection's callbacks, a
  * finalizer. All of these may give up the GIL, so it is done before the look that counts. */
 static void prepare(itr_record *record) {
+    struct itr_slot *shielded = itr_shield();
     PyObject *instance = itr_record_instance(record);
     if (instance == NULL) { /* the constructor's own error comes out instead */
         PyObject *type, *traceback;
         PyErr_Fetch(&type, &instance, &traceback);
         PyErr_NormalizeException(&type, &instance, &traceback);
-        Py_XSETREF(record->instance, Py_NewRef(instance));
+        if (record->instance == NULL) {
+            record->instance = Py_NewRef(instance);
+        }
         Py_XDECREF(type);
         Py_XDECREF(traceback);
     }
-    PyObject *cls = armed_class(instance);
+    PyObject *cls = armed_class(record->instance);
     if (cls == NULL) {
         PyErr_Clear();
         cls = Py_NewRef((PyObject *)Py_TYPE(instance)); /* cannot be subclassed: a fresh instance of it will do */
     }
-    Py_XSETREF(record->armed_type, cls);
+    if (record->armed_type == NULL) {
+        record->armed_type = Py_NewRef(cls);
+    }
+    Py_DECREF(cls);
     Py_DECREF(instance);
+    itr_unshield(shielded);
 }
 
 static void arm(struct itr_thread *t, PyThreadState *tstate) {
@@ -171,15 +134,21 @@ static bool calls_only(struct itr_thread *t) {
     return ns - t->calls_since_ns > (t->noted_gone ? NOTED_GONE_NS : CALLS_ONLY_NS);
 }
 
+/* The thread state in which there is something to look for now, or NULL. */
+static PyThreadState *to_look_at(struct itr_thread *t) {
+    itr_async_settle(t);
+    if (t->armed != NULL || !itr_thread_pending(t) || t->ended || t->redirect != NULL) {
+        return NULL;
+    }
+    PyThreadState *tstate = itr_tstate_of(t->ident);
+    return tstate == PyThreadState_Get() ? NULL : tstate;
+}
+
 /* Where does it stand? Arm it there. Nothing in here gives up the GIL, so that it stands there still. True: its
  * exception has to be prepared first. */
 static bool look_and_arm(struct itr_thread *t, bool in_vain) {
-    itr_async_settle(t);
-    if (t->armed != NULL || !itr_thread_pending(t) || t->ended || t->redirect != NULL) {
-        return false;
-    }
-    PyThreadState *tstate = itr_tstate_of(t->ident);
-    if (tstate == NULL || tstate == PyThreadState_Get()) {
+    PyThreadState *tstate = to_look_at(t);
+    if (tstate == NULL) {
         return false;
     }
     enum itr_fit fit = itr_fit_position(t, tstate);
@@ -200,24 +169,32 @@ static bool look_and_arm(struct itr_thread *t, bool in_vain) {
     return false;
 }
 
+/* Has the thread look itself. True: that is all for now; false: somebody is against it. */
+static bool have_it_look(struct itr_thread *t, PyThreadState *tstate) {
+    if (itr_trace_is_on(t, tstate)) {
+        return true;
+    }
+    if (!itr_trace_allowed()) {
+        return false;
+    }
+    tstate = to_look_at(t); /* much may have happened meanwhile */
+    if (tstate != NULL && !itr_trace_is_on(t, tstate)) {
+        itr_trace_start(t, tstate);
+    }
+    return true;
+}
+
 /* One look, with the GIL. */
 static void look(struct itr_thread *t) {
-    itr_async_settle(t);
-    if (t->armed != NULL || !itr_thread_pending(t) || t->ended) {
-        return;
-    }
-    if (t->redirect != NULL) {
+    if (itr_thread_pending(t) && !t->ended && t->redirect != NULL) {
         itr_tell_redirect(t);
         return;
     }
-    PyThreadState *tstate = itr_tstate_of(t->ident);
-    if (tstate == NULL || tstate == PyThreadState_Get()) {
-        return;
-    }
+    PyThreadState *tstate = to_look_at(t);
     /* Best it looks itself: what is armed shows its private class to __exit__ (up to 3.10), and fires in the next check
      * wherever that is. But there are loops without an event, and somebody may be against tracing. */
     bool in_vain = itr_trace_in_vain(t);
-    if (!in_vain && itr_trace_start(t, tstate)) {
+    if (tstate == NULL || (!in_vain && have_it_look(t, tstate))) {
         return;
     }
     bool unprepared = true;
@@ -228,9 +205,15 @@ static void look(struct itr_thread *t) {
             prepare(record);
             Py_DECREF(record);
         }
-        bool were = collections_off();
+        bool were = itr_collections_off();
         unprepared = look_and_arm(t, in_vain);
-        collections_on(were);
+        itr_collections_on(were);
+    }
+    if (t->armed != NULL) { /* nobody will say when it is raised: wait() has to look by itself from now on */
+        itr_record *armed = t->armed;
+        Py_INCREF(armed);
+        itr_record_wake(armed);
+        Py_DECREF(armed);
     }
 }
 
@@ -249,8 +232,10 @@ static pthread_cond_t wanted = PTHREAD_COND_INITIALIZER;
 #define WORK 256
 static itr_ref work[WORK];
 static unsigned work_n;
+static pthread_cond_t over = PTHREAD_COND_INITIALIZER; /* `running` is false again */
+static bool stopped;                                   /* finalising: nothing is asked any more */
 static bool running;
-static bool stopping;
+static int stopping; /* how many wait for that */
 static pthread_t injector;
 
 static void look_at(itr_ref ref) {
@@ -270,7 +255,7 @@ static void *inject(void *unused) {
     (void)unused;
     PyThreadState *own = NULL;
     pthread_mutex_lock(&lock);
-    while (!stopping) {
+    while (stopping == 0) {
         if (work_n == 0) {
             struct timespec until;
             clock_gettime(CLOCK_REALTIME, &until);
@@ -296,7 +281,6 @@ static void *inject(void *unused) {
         }
         pthread_mutex_lock(&lock);
     }
-    bool joined = stopping;
     pthread_mutex_unlock(&lock);
     if (own != NULL) {
         PyEval_RestoreThread(own);
@@ -305,9 +289,7 @@ static void *inject(void *unused) {
     }
     pthread_mutex_lock(&lock);
     running = false;
-    if (!joined && !stopping) {
-        pthread_detach(pthread_self());
-    }
+    pthread_cond_broadcast(&over);
     pthread_mutex_unlock(&lock);
     return NULL;
 }
@@ -321,19 +303,23 @@ bool itr_async_is_injector(unsigned long ident) {
 
 int64_t itr_async_on_running(struct itr_slot *slot, itr_ref ref, uint32_t tries) {
     (void)slot;
-    if (atomic_load_explicit(&stopped, memory_order_relaxed) != 0) {
+    pthread_mutex_lock(&lock);
+    if (stopped) {
+        pthread_mutex_unlock(&lock);
         return SLOW_ASK_NS;
     }
-    pthread_mutex_lock(&lock);
-    bool queued = work_n == WORK || stopping;
+    bool queued = work_n == WORK || stopping != 0;
     for (unsigned i = 0; i < work_n && !queued; i++) {
         queued = work[i] == ref;
     }
     if (!queued) {
         work[work_n++] = ref;
     }
-    if (!running && !stopping) {
+    if (!running && stopping == 0) {
         running = pthread_create(&injector, NULL, inject, NULL) == 0; /* the monitor blocks all signals: inherited */
+        if (running) {
+            pthread_detach(injector);
+        }
     }
     pthread_cond_signal(&wanted);
     pthread_mutex_unlock(&lock);
@@ -344,32 +330,30 @@ int64_t itr_async_on_running(struct itr_slot *slot, itr_ref ref, uint32_t tries)
 void itr_async_after_fork(void) {
     pthread_mutex_init(&lock, NULL);
     pthread_cond_init(&wanted, NULL);
-    running = stopping = false;
+    pthread_cond_init(&over, NULL);
+    running = false;
+    stopping = 0;
     work_n = 0;
 }
 
-/* With the GIL; gives it up while it waits. */
-void itr_async_before_fork(void) {
-    pthread_mutex_lock(&lock);
-    bool join = running;
-    stopping = running;
+/* With the GIL, which is given up meanwhile: the injector may want it. Nobody wants the GIL with the lock held. */
+static void wait_until_over(bool for_good) {
+    Py_BEGIN_ALLOW_THREADS pthread_mutex_lock(&lock);
+    stopped = stopped || for_good;
+    stopping++; /* several threads may fork at a time: none begins a new one before all have seen this one end */
     work_n = 0;
-    pthread_t thread = injector;
     pthread_cond_signal(&wanted);
-    pthread_mutex_unlock(&lock);
-    if (join) {
-        Py_BEGIN_ALLOW_THREADS pthread_join(thread, NULL);
-        Py_END_ALLOW_THREADS
+    while (running) {
+        pthread_cond_wait(&over, &lock);
     }
-    pthread_mutex_lock(&lock);
-    stopping = false;
+    stopping--;
     pthread_mutex_unlock(&lock);
+    Py_END_ALLOW_THREADS
 }
 
-void itr_async_stop(void) {
-    atomic_store_explicit(&stopped, 1, memory_order_relaxed);
-    itr_async_before_fork();
-}
+void itr_async_before_fork(void) { wait_until_over(false); }
+
+void itr_async_stop(void) { wait_until_over(true); }
 
 /* The injector thread is gone before a fork and at the end: the interpreter waits for nobody here. */
 int itr_async_drain(void) { return 0; }
@@ -377,7 +361,7 @@ void itr_async_resume(void) {}
 
 int itr_async_setup(void) {
     interpreter = PyInterpreterState_Main();
-    if (collections_setup() != 0) {
+    if (itr_collections_setup() != 0) {
         return -1;
     }
     mode = itr_inject_probe() ? "async-exc" : "off: the interpreter's frames are not laid out as its headers said";

@@ -22,6 +22,7 @@ static PyObject *core_setup(PyObject *self, PyObject *args, PyObject *kwargs) {
     if (refuse_other_interpreter()) { /* up to 3.11 the module is copied into it */
         return NULL;
     }
+    itr_main_ident(); /* runs Python code, the first time */
     if (itr_inject_setup(opmap, protected_list, stdlib) != 0 || itr_async_setup() != 0) {
         return NULL;
     }
@@ -65,8 +66,7 @@ static PyObject *core_prestart(PyObject *self, PyObject *args) {
 
 static PyObject *core_prestart_over(PyObject *self, PyObject *thread) {
     (void)self;
-    itr_prestart_over(thread);
-    Py_RETURN_NONE;
+    return PyBool_FromLong(itr_prestart_over(thread));
 }
 
 static PyObject *core_discarded(PyObject *self, PyObject *args) {
@@ -152,14 +152,17 @@ static PyObject *core_record_again(PyObject *self, PyObject *exc) {
     if (record == NULL) {
         Py_RETURN_FALSE;
     }
-    record->state = ITR_STATE_PENDING;
-    int failed = PyList_Insert(t->queue, 0, (PyObject *)record);
-    Py_CLEAR(record->instance); /* a new one will be made: the old one has a past */
+    struct itr_slot *shielded = itr_shield(); /* what is dropped here may be the program's */
+    Py_CLEAR(record->instance);               /* a new one will be made: the old one has a past */
     Py_CLEAR(record->armed_type);
     if (record->exc == exc) { /* none will: it is the caller's own */
         PyException_SetTraceback(exc, Py_None);
         PyException_SetContext(exc, NULL);
     }
+    itr_unshield(shielded);
+    /* From here on it can be taken back. */
+    record->state = ITR_STATE_PENDING;
+    int failed = PyList_Insert(t->queue, 0, (PyObject *)record);
     Py_DECREF(record);
     if (failed) {
         return NULL;
@@ -218,6 +221,29 @@ static PyObject *core_uninstall(PyObject *self, PyObject *unused) {
     Py_RETURN_NONE;
 }
 
+/* Fill a dict anew, with the hashes that its keys have now, in one step for all other threads. False: it has been
+ * changed since `fresh` was copied from it. */
+static PyObject *core_refill(PyObject *self, PyObject *args) {
+    PyObject *container, *fresh;
+    (void)self;
+    if (!PyArg_ParseTuple(args, "O!O!:refill", &PyDict_Type, &container, &PyDict_Type, &fresh)) {
+        return NULL;
+    }
+    PyObject *key, *value, *other_key, *other_value;
+    Py_ssize_t at = 0, other = 0;
+    bool same = PyDict_GET_SIZE(container) == PyDict_GET_SIZE(fresh);
+    while (same && PyDict_Next(container, &at, &key, &value)) {
+        same = PyDict_Next(fresh, &other, &other_key, &other_value) && key == other_key && value == other_value;
+    }
+    if (same) { /* nothing is freed, and nobody's code runs: `fresh` has it all, and is merged by the hashes it knows */
+        PyDict_Clear(container);
+        if (PyDict_Update(container, fresh) != 0) {
+            return NULL;
+        }
+    }
+    return PyBool_FromLong(same);
+}
+
 static PyObject *core_installed(PyObject *self, PyObject *unused) {
     (void)self;
     (void)unused;
@@ -246,7 +272,8 @@ static PyMethodDef methods[] = {
     ITR_METHOD(swapped_builtins, METH_NOARGS, "The builtin functions whose hash the swap changed."),
     ITR_METHOD(interrupt, METH_VARARGS, "Interrupt the thread with this ident."),
     ITR_METHOD(prestart, METH_VARARGS, "Interrupt a thread that has not started."),
-    ITR_METHOD(prestart_over, METH_O, "It has run meanwhile: discard what it has not taken."),
+    ITR_METHOD(refill, METH_VARARGS, "Fill a dict anew from a copy of it."),
+    ITR_METHOD(prestart_over, METH_O, "It has begun meanwhile: discard what it has not taken."),
     ITR_METHOD(discarded, METH_VARARGS, "A handle in the state discarded."),
     ITR_METHOD(is_interrupted, METH_O, "Whether an interrupt is pending for this ident."),
     ITR_METHOD(is_interrupted_prestart, METH_O, "Whether one is recorded for this unstarted thread."),

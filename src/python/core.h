@@ -41,6 +41,14 @@ int itr_load_api(void);
     { #name, (PyCFunction)(void (*)(void))core_##name, flags, text }
 extern PyMethodDef itr_mask_methods[], itr_looking_methods[];
 
+/* ---- the program's own code inside ours (shield.c)
+ * -------------------------------------------------------------------------------------------------------------- */
+
+/* The calling thread takes no interrupt until it is unshielded: constructors, comparisons and callbacks of the
+ * program's may wait, and what they raise is dropped, or means something else. NULL: it is not attached. */
+struct itr_slot *itr_shield(void);
+void itr_unshield(struct itr_slot *slot);
+
 /* ---- records (records.c)
  * ------------------------------------------------------------------------------------------------ */
 
@@ -118,6 +126,7 @@ struct itr_thread *itr_thread_current(void);
 struct itr_thread *itr_thread_attached(void);
 /* Of another thread: attaches it from outside. NULL with an exception set. */
 struct itr_thread *itr_thread_of(unsigned long ident, long native_id);
+void itr_threads_after_fork(void);
 /* NULL when it is not attached; no exception. */
 struct itr_thread *itr_thread_find(unsigned long ident);
 PyThreadState *itr_tstate_of(unsigned long ident);
@@ -142,6 +151,10 @@ bool itr_raise_next(struct itr_thread *t);
 /* The thread's function has returned: everything is discarded. */
 void itr_thread_end(struct itr_thread *t);
 void itr_record_resolve(itr_record *record, enum itr_state state);
+/* It is delivered: as the above, and remembered. Steals the reference. */
+void itr_record_delivered(struct itr_thread *t, itr_record *record);
+/* Let every wait() look again. */
+void itr_record_wake(itr_record *record);
 itr_record *itr_record_new(PyObject *exc, PyObject *reason);
 int itr_record_enqueue(struct itr_thread *t, itr_record *record);
 /* The pending one in this list that an equal exception joins (S3; a reference), or NULL. May run Python code. */
@@ -166,8 +179,8 @@ void itr_tell_redirect(struct itr_thread *t);
 
 PyObject *itr_prestart(PyObject *thread, PyObject *exc, PyObject *reason);
 PyObject *itr_prestart_take(PyObject *thread); /* list of records (new reference) or NULL */
-/* It has run, and has not taken them. */
-void itr_prestart_over(PyObject *thread);
+/* It has begun, and has not taken them: are there any? They are discarded. */
+bool itr_prestart_over(PyObject *thread);
 int itr_prestart_pending(PyObject *thread);
 bool itr_prestart_remove(itr_record *record); /* false: an exception is set */
 /* The thread's runner has begun (t) or ended (NULL): from here on prestart() records in its own queue. */
@@ -203,8 +216,8 @@ const void *itr_frame_now(PyThreadState *tstate);
 /* ---- what was delivered (delivered.c)
  * ---------------------------------------------------------------------------------------------------------------- */
 
-/* Steals the reference. */
-void itr_delivered_add(struct itr_thread *t, itr_record *record);
+/* Steals the reference. Gives the one that is forgotten for it, or NULL, to be dropped. */
+itr_record *itr_delivered_add(struct itr_thread *t, itr_record *record);
 /* The one that raised this instance, or the latest (NULL), which is forgotten by that; a reference, or NULL. */
 itr_record *itr_delivered_take(struct itr_thread *t, const PyObject *instance);
 void itr_delivered_forget(struct itr_thread *t);
@@ -240,11 +253,23 @@ void itr_async_resume(void);
 
 int itr_register_hooks(void);
 
+/* ---- no collections (collections.c), up to 3.11
+ * ---------------------------------------------------------------------------------------------------------------- */
+
+int itr_collections_setup(void);
+/* Were they on? */
+bool itr_collections_off(void);
+void itr_collections_on(bool were);
+
 /* ---- stepping (trace_look.c), up to 3.11
  * ------------------------------------------------------------------------------------ */
 
-/* Have the thread itself look at every line it comes to, and raise at the first that is fit. False: not allowed. */
-bool itr_trace_start(struct itr_thread *t, PyThreadState *tstate);
+/* Have the thread itself look at every line it comes to, and raise at the first that is fit. No Python code runs. */
+void itr_trace_start(struct itr_thread *t, PyThreadState *tstate);
+/* It does already, or need not for now. */
+bool itr_trace_is_on(const struct itr_thread *t, const PyThreadState *tstate);
+/* Is anybody against it? Asks the audit hooks, which are Python code. */
+bool itr_trace_allowed(void);
 void itr_trace_stop(struct itr_thread *t);
 /* It looks, but has not come to any line for long. */
 bool itr_trace_in_vain(struct itr_thread *t);

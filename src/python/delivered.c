@@ -12,11 +12,11 @@ void itr_delivered_drop(itr_record *record) {
     }
 }
 
-void itr_delivered_add(struct itr_thread *t, itr_record *record) {
+itr_record *itr_delivered_add(struct itr_thread *t, itr_record *record) {
     itr_record *oldest = t->delivered[ITR_REMEMBERED - 1];
     memmove(&t->delivered[1], &t->delivered[0], (ITR_REMEMBERED - 1) * sizeof t->delivered[0]);
     t->delivered[0] = record;
-    itr_delivered_drop(oldest); /* last: it may run Python code, which may be interrupted */
+    return oldest;
 }
 
 itr_record *itr_delivered_take(struct itr_thread *t, const PyObject *instance) {

@@ -171,6 +171,7 @@ static bool is_false_result(const struct itr_row *row, PyObject *result) {
 static void spoil(PyObject *self) {
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
+    struct itr_slot *shielded = itr_shield();
     PyObject *connection = PyObject_GetAttrString(self, "connection");
     if (connection == NULL) {
         PyErr_Clear();
@@ -181,6 +182,7 @@ static void spoil(PyObject *self) {
     Py_XDECREF(closed);
     Py_DECREF(connection);
     PyErr_Clear();
+    itr_unshield(shielded);
     PyErr_Restore(type, value, traceback);
 }
 
@@ -221,7 +223,7 @@ static PyObject *run(const struct itr_call *c, struct itr_thread *t) {
             }
             return NULL;
         }
-        unbreakable = true; /* it may not be raised here: wait on */
+        unbreakable = itr_thread_pending(t); /* it may not be raised here: wait on */
     }
 }
 

@@ -119,7 +119,7 @@ PyObject *itr_dispatch_lock(const struct itr_call *c, struct itr_thread *t) {
             Py_DECREF(result);
             return NULL;
         }
-        unbreakable = unbreakable || broken != 0;
+        unbreakable = unbreakable || (broken != 0 && itr_thread_pending(t));
         if (b.bounded && now_ns() >= b.deadline) {
             return result;
         }
@@ -181,7 +181,7 @@ PyObject *itr_dispatch_queue(const struct itr_call *c, struct itr_thread *t) {
             }
             PyErr_SetNone(empty);
         }
-        unbreakable = unbreakable || broken != 0;
+        unbreakable = unbreakable || (broken != 0 && itr_thread_pending(t));
         if (b.bounded && now_ns() >= b.deadline) {
             return NULL;
         }
@@ -238,7 +238,7 @@ PyObject *itr_dispatch_join(const struct itr_call *c, struct itr_thread *t) {
         if (broken != 0 && itr_deliver_here(t, true)) {
             return NULL;
         }
-        unbreakable = unbreakable || broken != 0;
+        unbreakable = unbreakable || (broken != 0 && itr_thread_pending(t));
         if (bounded && now_ns() >= deadline) {
             Py_RETURN_NONE;
         }

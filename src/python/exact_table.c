@@ -296,6 +296,18 @@ int itr_exact_install(void) {
         swap(i);
     }
     installed = true;
+    /* An import above may have waited, and other modules come meanwhile, behind their turn. */
+    for (int i = 0; i < N_ROWS; i++) {
+        PyObject *module =
+            rows[i].def == NULL && rows[i].trouble != NULL && strcmp(rows[i].trouble, "not imported") == 0
+                ? imported(rows[i].module)
+                : NULL;
+        if (module != NULL && rows[i].def == NULL) {
+            prepare(i, module);
+            swap(i);
+        }
+        Py_XDECREF(module);
+    }
     return 0;
 }
 

@@ -14,6 +14,7 @@ static PyObject *after_fork(PyObject *self, PyObject *unused) {
     (void)self;
     (void)unused;
     itr_async_after_fork();
+    itr_threads_after_fork();
     itr_main_signals_after_fork();
     itr_api->monitor_allow();
     Py_RETURN_NONE;

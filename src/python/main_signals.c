@@ -31,8 +31,9 @@ static void look_for_note(void) {
 
 void itr_main_signals_setup(void) {
 #if PY_VERSION_HEX >= 0x030D0000
+    unsigned long main = itr_main_ident(); /* before: it may run Python code */
     PyThreadState *tstate = PyInterpreterState_ThreadHead(PyInterpreterState_Main());
-    while (tstate != NULL && tstate->thread_id != itr_main_ident()) {
+    while (tstate != NULL && tstate->thread_id != main) {
         tstate = PyThreadState_Next(tstate);
     }
     atomic_store_explicit(&main_tstate, tstate, memory_order_release);

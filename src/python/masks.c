@@ -48,7 +48,9 @@ static PyObject *core_unmask(PyObject *self, PyObject *arg) {
     }
     if (t->redirect != NULL) {
         if (t->user_masks[ITR_MASK_ALL] == 0) {
-            PyObject *told = PyObject_CallObject(t->redirect, NULL);
+            PyObject *redirect = Py_NewRef(t->redirect);
+            PyObject *told = PyObject_CallObject(redirect, NULL);
+            Py_DECREF(redirect);
             if (told == NULL) {
                 return NULL;
             }

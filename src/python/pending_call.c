@@ -21,7 +21,7 @@ static PyInterpreterState *interpreter;
 /* Nothing is asked: `stopped` for good, `paused` (an ident) until that thread interrupts somebody. */
 static _Atomic int stopped;
 static _Atomic unsigned long paused;
-/* Pending calls that were added and have not run. */
+/* Pending calls that were added and are not over. */
 static _Atomic int in_queue;
 
 const char *itr_async_mode(void) { return mode; }
@@ -53,9 +53,7 @@ static bool queue(struct itr_thread *t) {
     return false; /* full: the monitor comes again */
 }
 
-static int ask(void *arg) {
-    itr_ref ref = (itr_ref)(uintptr_t)arg;
-    atomic_fetch_sub_explicit(&in_queue, 1, memory_order_release); /* pairs with itr_async_drain() */
+static int ask_now(itr_ref ref) {
     struct itr_slot *slot = itr_api->lock_ref(ref);
     if (slot == NULL) {
         return 0;
@@ -103,6 +101,13 @@ static int ask(void *arg) {
         queue(t);
     }
     return 0;
+}
+
+static int ask(void *arg) {
+    int result = ask_now((itr_ref)(uintptr_t)arg);
+    /* Not before it is done with: it may run the program's code. Pairs with itr_async_drain(). */
+    atomic_fetch_sub_explicit(&in_queue, 1, memory_order_release);
+    return result;
 }
 
 int64_t itr_async_on_running(struct itr_slot *slot, itr_ref ref, uint32_t tries) {

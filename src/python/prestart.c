@@ -108,12 +108,14 @@ PyObject *itr_prestart(PyObject *thread, PyObject *exc, PyObject *reason) {
     return handle;
 }
 
-void itr_prestart_over(PyObject *thread) {
+bool itr_prestart_over(PyObject *thread) {
     PyObject *records = itr_prestart_take(thread);
+    bool any = records != NULL && PyList_GET_SIZE(records) > 0;
     for (Py_ssize_t i = 0; records != NULL && i < PyList_GET_SIZE(records); i++) {
         itr_record_resolve((itr_record *)PyList_GET_ITEM(records, i), ITR_STATE_DISCARDED);
     }
     Py_XDECREF(records);
+    return any;
 }
 
 PyObject *itr_prestart_take(PyObject *thread) {

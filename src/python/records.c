@@ -49,12 +49,7 @@ PyTypeObject itr_record_type = {
     .tp_flags = Py_TPFLAGS_DEFAULT,
 };
 
-/* Final unless it is re-recorded. Lets every wait() go. Keeps the current exception. */
-void itr_record_resolve(itr_record *record, enum itr_state state) {
-    record->state = state;
-    if (state != ITR_STATE_DELIVERED) {
-        Py_CLEAR(record->thread);
-    }
+void itr_record_wake(itr_record *record) {
     if (record->waiters == NULL) {
         return;
     }
@@ -73,6 +68,24 @@ void itr_record_resolve(itr_record *record, enum itr_state state) {
     PyErr_Restore(type, value, traceback);
 }
 
+/* Final unless it is re-recorded. Lets every wait() go. Keeps the current exception. */
+void itr_record_resolve(itr_record *record, enum itr_state state) {
+    record->state = state;
+    if (state != ITR_STATE_DELIVERED) {
+        Py_CLEAR(record->thread);
+    }
+    itr_record_wake(record);
+}
+
+void itr_record_delivered(struct itr_thread *t, itr_record *record) {
+    /* Remembered first: what comes out of a finalizer at once is to be recorded again. */
+    itr_record *forgotten = itr_delivered_add(t, record);
+    Py_INCREF(record);
+    itr_record_resolve(record, ITR_STATE_DELIVERED);
+    Py_DECREF(record);
+    itr_delivered_drop(forgotten); /* may run Python code, which may be interrupted */
+}
+
 static bool same_exc(PyObject *a, PyObject *b) {
     if (a == b) {
         return true;
@@ -84,19 +97,64 @@ static bool same_exc(PyObject *a, PyObject *b) {
     return equal == 1;
 }
 
-itr_record *itr_record_equal(PyObject *list, PyObject *exc) {
-    PyObject *wanted = Py_NewRef(exc == NULL || exc == Py_None ? itr_default_exception : exc);
-    itr_record *found = NULL;
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list) && found == NULL; i++) {
+/* Whether this compares by a method of its own: the others are equal to nothing but themselves. */
+static bool compares(PyObject *exc) { return Py_TYPE(exc)->tp_richcompare != PyBaseObject_Type.tp_richcompare; }
+
+static bool is_pending(const itr_record *record) { return record->state == ITR_STATE_PENDING && !record->taken; }
+
+/* The first that has not been compared yet, which is noted (a reference), or NULL. */
+static itr_record *next_uncompared(PyObject *list, PyObject *wanted, PyObject *compared) {
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++) {
         itr_record *record = (itr_record *)PyList_GET_ITEM(list, i);
-        Py_INCREF(record);
-        /* It may have been delivered, or taken back, while they were compared. */
-        if (same_exc(record->exc, wanted) && record->state == ITR_STATE_PENDING && !record->taken) {
+        bool known = !compares(record->exc) && !compares(wanted);
+        for (Py_ssize_t j = 0; j < PyList_GET_SIZE(compared) && !known; j++) {
+            known = PyList_GET_ITEM(compared, j) == (PyObject *)record;
+        }
+        if (!known) {
+            Py_INCREF(record);
+            if (PyList_Append(compared, (PyObject *)record) == 0) {
+                return record;
+            }
+            Py_DECREF(record);
+            PyErr_Clear();
+            return NULL;
+        }
+    }
+    return NULL;
+}
+
+static itr_record *find_equal(PyObject *list, PyObject *wanted) {
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++) {
+        itr_record *record = (itr_record *)PyList_GET_ITEM(list, i);
+        if (record->exc == wanted && is_pending(record)) {
+            return (itr_record *)Py_NewRef((PyObject *)record);
+        }
+    }
+    PyObject *compared = PyList_New(0);
+    itr_record *found = NULL, *record;
+    while (compared != NULL && found == NULL && (record = next_uncompared(list, wanted, compared)) != NULL) {
+        /* It may have been delivered, or taken back, while they were compared, and others may have come. */
+        if (same_exc(record->exc, wanted) && is_pending(record)) {
             found = record;
         } else {
             Py_DECREF(record);
         }
     }
+    Py_XDECREF(compared);
+    PyErr_Clear();
+    return found;
+}
+
+itr_record *itr_record_equal(PyObject *list, PyObject *exc) {
+    if (PyList_GET_SIZE(list) == 0) {
+        return NULL;
+    }
+    PyObject *wanted = Py_NewRef(exc == NULL || exc == Py_None ? itr_default_exception : exc);
+    Py_INCREF(list); /* its thread may end meanwhile, and its keeper get another */
+    struct itr_slot *shielded = itr_shield();
+    itr_record *found = find_equal(list, wanted);
+    itr_unshield(shielded);
+    Py_DECREF(list);
     Py_DECREF(wanted);
     return found;
 }
@@ -114,11 +172,13 @@ void itr_tell_redirect(struct itr_thread *t) {
         return;
     }
     PyObject *redirect = Py_NewRef(t->redirect);
+    struct itr_slot *shielded = itr_shield();
     PyObject *told = PyObject_CallObject(redirect, NULL);
     if (told == NULL) {
         PyErr_WriteUnraisable(redirect);
     }
     Py_XDECREF(told);
+    itr_unshield(shielded);
     Py_DECREF(redirect);
 }
 
@@ -167,27 +227,35 @@ static void set_attribute(PyObject *instance, const char *name, PyObject *value)
     Py_XDECREF(value);
 }
 
-PyObject *itr_record_instance(itr_record *record) {
-    if (record->instance != NULL) {
-        return Py_NewRef(record->instance);
-    }
-    PyObject *instance = NULL;
-    if (PyExceptionInstance_Check(record->exc)) {
-        instance = Py_NewRef(record->exc);
-    } else {
-        instance = PyObject_CallObject(record->exc, NULL);
-        if (instance != NULL && !PyExceptionInstance_Check(instance)) {
-            PyErr_Format(PyExc_TypeError, "calling %R should have returned an exception, not %R", record->exc,
-                         instance);
-            Py_CLEAR(instance);
-        }
+static PyObject *make_instance(itr_record *record) {
+    PyObject *instance =
+        PyExceptionInstance_Check(record->exc) ? Py_NewRef(record->exc) : PyObject_CallObject(record->exc, NULL);
+    if (instance != NULL && !PyExceptionInstance_Check(instance)) {
+        PyErr_Format(PyExc_TypeError, "calling %R should have returned an exception, not %R", record->exc, instance);
+        Py_CLEAR(instance);
     }
     if (instance != NULL) {
         set_attribute(instance, "reason", Py_NewRef(record->reason));
         set_attribute(instance, "source", PyLong_FromUnsignedLong(record->source));
         set_attribute(instance, "interrupt_id", PyLong_FromUnsignedLongLong(record->id));
-        Py_INCREF(instance);
-        Py_XSETREF(record->instance, instance);
+    }
+    return instance;
+}
+
+PyObject *itr_record_instance(itr_record *record) {
+    PyObject *instance = NULL;
+    if (record->instance == NULL) {
+        struct itr_slot *shielded = itr_shield();
+        instance = make_instance(record);
+        itr_unshield(shielded);
+    }
+    if (record->instance != NULL) { /* perhaps since then: there is only one */
+        Py_XDECREF(instance);
+        PyErr_Clear();
+        return Py_NewRef(record->instance);
+    }
+    if (instance != NULL) {
+        record->instance = Py_NewRef(instance);
     }
     return instance;
 }
@@ -223,7 +291,12 @@ itr_record *itr_first(struct itr_thread *t) {
         atomic_fetch_or_explicit(&t->slot->pending, ITR_PENDING_PY, memory_order_seq_cst);
         itr_api->consume(t->slot, ITR_PENDING_API);
     }
-    return PyList_GET_SIZE(t->queue) == 0 ? NULL : (itr_record *)PyList_GET_ITEM(t->queue, 0);
+    if (PyList_GET_SIZE(t->queue) == 0) {
+        /* With the GIL the flag says what is in the queue. If it ever did not, no wait could be broken any more. */
+        itr_api->consume(t->slot, ITR_PENDING_PY);
+        return NULL;
+    }
+    return (itr_record *)PyList_GET_ITEM(t->queue, 0);
 }
 
 itr_record *itr_pop(struct itr_thread *t) { return itr_first(t) == NULL ? NULL : pop(t); }
@@ -238,8 +311,7 @@ PyObject *itr_take(struct itr_thread *t) {
     record->taken = true;
     PyObject *instance = itr_record_instance(record);
     record->taken = false;
-    itr_record_resolve(record, ITR_STATE_DELIVERED);
-    itr_delivered_add(t, record);
+    itr_record_delivered(t, record);
     if (itr_thread_pending(t)) {
         itr_api->kick(t->ref); /* the next one: the monitor may have got used to being in vain */
     }

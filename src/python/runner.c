@@ -28,9 +28,11 @@ static PyObject *repr(PyObject *self) { return PyObject_Repr(((itr_runner *)self
 static PyObject *run_instead(PyObject *thread, PyObject *unused) {
     (void)unused;
     struct itr_thread *t = itr_thread_current();
+    struct itr_slot *shielded = itr_shield();
     if (PyObject_DelAttrString(thread, "run") != 0) {
         PyErr_Clear();
     }
+    itr_unshield(shielded);
     if (t != NULL && itr_thread_pending(t) && itr_raise_next(t)) {
         return NULL;
     }
@@ -39,31 +41,40 @@ static PyObject *run_instead(PyObject *thread, PyObject *unused) {
 
 static PyMethodDef run_def = {"run", run_instead, METH_NOARGS, NULL};
 
+/* Has the thread raise in place of its run(). Whoever refuses that attribute is interrupted a little later. */
+static void replace_run(PyObject *thread, PyObject *run) {
+    struct itr_slot *shielded = itr_shield();
+    if (PyObject_SetAttrString(thread, "run", run) != 0) {
+        PyErr_Clear();
+    }
+    itr_unshield(shielded);
+}
+
 static void take_prestart(struct itr_thread *t, PyObject *function) {
     if (!PyMethod_Check(function)) {
         return;
     }
     PyObject *thread = PyMethod_GET_SELF(function);
-    PyObject *records = itr_prestart_take(thread);
-    if (itr_prestart_begun(thread, t) != 0) {
+    PyObject *run = PyCFunction_New(&run_def, thread); /* before: it may give up the GIL */
+    if (run == NULL || itr_prestart_begun(thread, t) != 0) {
         PyErr_Clear();
     }
-    if (records == NULL) {
-        return;
-    }
-    PyObject *run = PyCFunction_New(&run_def, thread);
-    bool ok = run != NULL && PyObject_SetAttrString(thread, "run", run) == 0;
-    for (Py_ssize_t i = 0; ok && i < PyList_GET_SIZE(records); i++) {
-        ok = itr_record_enqueue(t, (itr_record *)PyList_GET_ITEM(records, i)) == 0;
+    /* From the table into the queue without giving up the GIL: in between they would be nobody's. */
+    PyObject *records = itr_prestart_take(thread);
+    for (Py_ssize_t i = 0; records != NULL && i < PyList_GET_SIZE(records); i++) {
+        itr_record *record = (itr_record *)PyList_GET_ITEM(records, i);
+        if (record->state == ITR_STATE_PENDING && itr_record_enqueue(t, record) != 0) {
+            PyErr_Clear();
+        }
     }
     if (PyList_GET_SIZE(t->queue) > 0) {
         itr_api->raise(t->ref, ITR_PENDING_PY);
     }
-    Py_XDECREF(run);
-    Py_DECREF(records);
-    if (!ok) {
-        PyErr_Clear();
+    if (records != NULL && run != NULL) {
+        replace_run(thread, run);
     }
+    Py_XDECREF(run);
+    Py_XDECREF(records);
 }
 
 /* What comes out of a thread is reported with its function as the object: up to 3.12 that is sys.unraisablehook's

@@ -209,16 +209,30 @@ static struct itr_thread *attach(unsigned long ident, long native_id, PyObject *
     return t != NULL && t->ref != ref ? no_such_thread(ident) : t; /* what was disposed of has taken its time */
 }
 
+/* The thread that forked is another one for the system in the child, and not everybody is told. */
+static unsigned long survivor;
+
+void itr_threads_after_fork(void) { survivor = PyThread_get_thread_ident(); }
+
+/* It may have been given the ident of the one that is meant, since somebody looked. */
+static struct itr_thread *check_number(struct itr_thread *t, long native_id) {
+    bool other = native_id != 0 && t->slot->tid != 0 && t->slot->tid != native_id && t->ident != survivor;
+    return other ? no_such_thread(t->ident) : t;
+}
+
 struct itr_thread *itr_thread_of(unsigned long ident, long native_id) {
     struct itr_thread *t = itr_thread_find(ident);
-    PyObject *queue = t == NULL ? PyList_New(0) : NULL;
+    if (t != NULL) {
+        return check_number(t, native_id);
+    }
+    PyObject *queue = PyList_New(0);
     if (queue == NULL) {
-        return t;
+        return NULL;
     }
     t = itr_thread_find(ident);
     if (t != NULL) { /* somebody else was first */
         Py_DECREF(queue);
-        return t;
+        return check_number(t, native_id);
     }
     return attach(ident, native_id, queue);
 }

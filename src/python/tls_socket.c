@@ -12,7 +12,7 @@
 #include <string.h>
 
 static Py_ssize_t offset = -1;
-#define NO_TIMEOUT (-1000000000)
+#define NO_TIMEOUT INT64_C(-1000000000)
 #define SOME_TIMEOUT INT64_C(4294967000000000)
 
 bool itr_tls_probe(void) {
@@ -49,12 +49,13 @@ bool itr_tls_probe(void) {
 
 static int64_t *timeout_of(PyObject *socket) { return (int64_t *)(void *)((char *)socket + offset); }
 
-/* In the target, without the GIL, which nobody needs to look at this field of a socket that is in use here. */
+/* In the target, without the GIL: another thread, with it, may set a time-out at any moment, which has to stay. */
 static void flip(void *arg) {
     struct itr_tls_socket *tls = arg;
     int64_t *timeout = timeout_of(tls->socket);
-    if (__atomic_load_n(timeout, __ATOMIC_RELAXED) < 0) {
-        __atomic_store_n(timeout, SOME_TIMEOUT, __ATOMIC_RELAXED);
+    int64_t none = __atomic_load_n(timeout, __ATOMIC_RELAXED);
+    if (none < 0 &&
+        __atomic_compare_exchange_n(timeout, &none, SOME_TIMEOUT, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
         tls->flipped = true;
     }
 }
@@ -63,6 +64,7 @@ void itr_tls_enter(struct itr_tls_socket *tls, PyObject *ssl_socket, struct itr_
     tls->socket = NULL;
     tls->flipped = false;
     slot->break_errno = EAGAIN;
+    struct itr_slot *shielded = itr_shield();
     PyObject *owner = PyObject_GetAttrString(ssl_socket, "owner");
     PyObject *module = owner == NULL ? NULL : PyImport_ImportModule("_socket");
     PyObject *type = module == NULL ? NULL : PyObject_GetAttrString(module, "socket");
@@ -70,7 +72,9 @@ void itr_tls_enter(struct itr_tls_socket *tls, PyObject *ssl_socket, struct itr_
     PyErr_Clear();
     Py_XDECREF(type);
     Py_XDECREF(module);
-    if (is_socket == 1 && itr_tls_probe()) {
+    bool known = is_socket == 1 && itr_tls_probe();
+    itr_unshield(shielded);
+    if (known) {
         tls->socket = owner;
         slot->on_break_arg = tls;
         slot->on_break = flip;
@@ -83,8 +87,10 @@ void itr_tls_enter(struct itr_tls_socket *tls, PyObject *ssl_socket, struct itr_
 
 void itr_tls_leave(struct itr_tls_socket *tls) {
     if (tls->socket != NULL) {
-        if (tls->flipped) {
-            __atomic_store_n(timeout_of(tls->socket), (int64_t)NO_TIMEOUT, __ATOMIC_RELAXED);
+        int64_t ours = SOME_TIMEOUT;
+        if (tls->flipped) { /* unless another thread has set one since */
+            __atomic_compare_exchange_n(timeout_of(tls->socket), &ours, NO_TIMEOUT, false, __ATOMIC_RELAXED,
+                                        __ATOMIC_RELAXED);
         }
         Py_CLEAR(tls->socket);
     }

@@ -4,7 +4,12 @@
  * lost: at a loop's head only iterators are on the stack, and the source's own `try` covers it. It is there only while
  * an interrupt is pending, in front of whatever else traces the thread (a debugger, coverage), which goes on seeing
  * everything. */
+#define Py_BUILD_CORE_MODULE 1 /* for tracing_possible (3.9) */
 #include "core.h"
+
+#if PY_VERSION_HEX < 0x030A0000
+#include <internal/pycore_interp.h>
+#endif
 
 #if !ITR_BY_PENDING_CALL
 
@@ -57,32 +62,47 @@ static int on_event(PyObject *object, PyFrameObject *frame, int what, PyObject *
     return itr_raise_next(t) ? -1 : 0;
 }
 
-static bool set(struct itr_thread *t, Py_tracefunc function) {
-    PyObject *object = t->tstate->c_traceobj; /* what sys.gettrace() shows */
-    Py_XINCREF(object);
-    bool done = _PyEval_SetTrace(t->tstate, function, object) == 0;
-    Py_XDECREF(object);
-    if (!done) {
-        PyErr_Clear(); /* an audit hook is against it */
-    }
-    return done;
+/* What _PyEval_SetTrace() does when the traced object stays (it is what sys.gettrace() shows). That one asks the audit
+ * hooks first: Python code, in the middle of which the thread may end, or set another function. */
+static void set(PyThreadState *tstate, Py_tracefunc function) {
+#if PY_VERSION_HEX < 0x030A0000
+    tstate->interp->ceval.tracing_possible += (function != NULL) - (tstate->c_tracefunc != NULL);
+#endif
+    tstate->c_tracefunc = function;
+    bool traced = function != NULL || tstate->c_profilefunc != NULL;
+#if PY_VERSION_HEX < 0x030A0000
+    tstate->use_tracing = traced;
+#elif PY_VERSION_HEX < 0x030B0000
+    tstate->cframe->use_tracing = traced;
+#else
+    tstate->cframe->use_tracing = traced && tstate->tracing == 0 ? 255 : 0;
+#endif
 }
 
-bool itr_trace_start(struct itr_thread *t, PyThreadState *tstate) {
-    /* Inside an exact call too: it may be where it always is when somebody looks. */
-    if (tstate->c_tracefunc == on_event || t->user_masks[ITR_MASK_ALL] != 0 || t->user_masks[ITR_MASK_BLOCKING] != 0) {
-        return true; /* leaving a mask asks anew */
-    }
+bool itr_trace_allowed(void) {
+    struct itr_slot *shielded = itr_shield();
+    bool allowed = PySys_Audit("sys.settrace", NULL) == 0;
+    PyErr_Clear();
+    itr_unshield(shielded);
+    return allowed;
+}
+
+bool itr_trace_is_on(const struct itr_thread *t, const PyThreadState *tstate) {
+    /* Inside an exact call too: it may be where it always is when somebody looks. Leaving a mask asks anew. */
+    return tstate->c_tracefunc == on_event || t->user_masks[ITR_MASK_ALL] != 0 || t->user_masks[ITR_MASK_BLOCKING] != 0;
+}
+
+void itr_trace_start(struct itr_thread *t, PyThreadState *tstate) {
     t->tstate = tstate;
     t->trace_events = 0;
     t->traced_since_ns = now_ns();
     t->traced_by = tstate->c_tracefunc;
-    return set(t, on_event);
+    set(tstate, on_event);
 }
 
 void itr_trace_stop(struct itr_thread *t) {
     if (t->tstate != NULL && t->tstate->c_tracefunc == on_event) {
-        set(t, t->traced_by);
+        set(t->tstate, t->traced_by);
     }
 }
 
@@ -92,14 +112,5 @@ bool itr_trace_in_vain(struct itr_thread *t) {
 }
 
 #else
-bool itr_trace_start(struct itr_thread *t, PyThreadState *tstate) {
-    (void)t;
-    (void)tstate;
-    return false;
-}
 void itr_trace_stop(struct itr_thread *t) { (void)t; }
-bool itr_trace_in_vain(struct itr_thread *t) {
-    (void)t;
-    return false;
-}
 #endif
