@@ -10,9 +10,14 @@ from __future__ import annotations
 import gc
 import os
 from collections import OrderedDict
-from typing import Any
+from collections.abc import Iterable
+from contextlib import suppress
+from functools import partial
+from typing import Any, Callable, TypeVar
 
 from . import _core
+
+_T = TypeVar("_T")
 
 
 def _refill_set(container: set[Any]) -> None:
@@ -24,7 +29,7 @@ def _refill_set(container: set[Any]) -> None:
 def _refill_dict(container: dict[Any, Any]) -> None:
     # Also for an OrderedDict, whose own items() looks every key up and fails on a stale one.
     while True:
-        items = list(dict.items(dict.copy(container)))
+        items = _listed(partial(dict.items, container))
         if isinstance(container, OrderedDict):
             # It keeps the hashes a second time, with its order.
             OrderedDict.clear(container)
@@ -35,9 +40,16 @@ def _refill_dict(container: dict[Any, Any]) -> None:
             return  # else another thread has changed it meanwhile
 
 
+def _listed(view: Callable[[], Iterable[_T]]) -> list[_T]:
+    # By the methods of set and dict themselves, which look nothing up.
+    while True:
+        with suppress(RuntimeError):  # another thread has just changed it
+            return list(view())
+
+
 def _elements(container: set[Any] | dict[Any, Any]) -> list[Any]:
-    # A copy: another thread may be filling it.
-    return list(set.copy(container)) if isinstance(container, set) else list(dict.copy(container))
+    own: Any = set if isinstance(container, set) else dict
+    return _listed(partial(own.__iter__, container))
 
 
 def rehash(builtins: list[object]) -> None:

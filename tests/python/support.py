@@ -15,7 +15,7 @@ from contextlib import ExitStack, suppress
 from typing import Any, Callable, NamedTuple, NoReturn, Optional
 
 import pytest
-from interruptible_threading import ThreadInterrupted, _core, interrupt, is_interrupted
+from interruptible_threading import ThreadInterrupted, _core, critical_section, interrupt, is_interrupted
 
 #: Seconds after which a test gives up. Never a bound on how fast something has to be.
 GUARD = 30.0
@@ -138,6 +138,22 @@ def broken(call: Callable[[], Any], *calls: str) -> Worker:
     reason = object()
     assert_interrupted(worker, interrupt(worker, reason=reason), reason)
     return worker
+
+
+class Gate:
+    """Who comes through says so, and waits."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self.open = threading.Event()
+
+    def pass_through(self) -> None:
+        with critical_section():
+            self.reached.set()
+            assert self.open.wait(GUARD)
+
+    def wait(self) -> None:
+        assert self.reached.wait(GUARD)
 
 
 class Scene(ExitStack):

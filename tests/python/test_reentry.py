@@ -6,12 +6,22 @@ from __future__ import annotations
 import builtins
 import gc
 import os
+import sys
 import threading
+import time
 from typing import Any
 
 import pytest
-from interruptible_threading import InterruptHandle, ThreadInterrupted, _core, critical_section, interrupt
-from support import GUARD, READ, Scene, Worker, parked, run_script
+from interruptible_threading import (
+    InterruptHandle,
+    ThreadInterrupted,
+    _core,
+    _unraisable,
+    critical_section,
+    deliver_on_blocking,
+    interrupt,
+)
+from support import GUARD, LONG, READ, Gate, Scene, Worker, parked, run_script
 
 #: A target that computes and may not be traced; up to 3.11 its exceptions are made by another thread then.
 UNTRACED = """
@@ -72,73 +82,53 @@ thread.join(GUARD)
 ).replace("GUARD", str(GUARD))
 
 
-#: Two interrupt a thread that nobody knows yet. The collector calls back in the middle of the first one's call, at its Nth run.
-ATTACHED_TWICE = """
-import gc, threading, time
-over = []
-def spin(number):
-    while number not in over: time.sleep(0.001)
-def run(number):
-    try:
-        try:
-            spin(number)
-        except BaseException:
-            spin(number)
-    except BaseException:
-        pass
-threads = [threading.Thread(target=run, args=(number,)) for number in range(8)]
-for thread in threads: thread.start()
+#: A thread ends in a way that tells nobody, and leaves something with a finalizer. It runs as another thread gets its place,
+#: and waits until that one is in a mask.
+LEAVINGS = """
+import os, threading, time
 import interruptible_threading as it
-from interruptible_threading import _core
+armed, reached, gate, go_first, go_second, masked, leave, out = [], [], [], [], [], [], [], []
+class Slow:
+    def __del__(self):
+        if armed:
+            reached.append(1)
+            while not gate: time.sleep(0.001)
+def first():
+    kept = Slow()
+    try:
+        while not go_first: time.sleep(0.001)
+    except it.ThreadInterrupted:
+        pass
+def second():
+    while not go_second: pass
+    try:
+        with it.critical_section():
+            masked.append(1)
+            while not leave: pass
+            out.append(it._core.masked())
+    except it.ThreadInterrupted:
+        out.append("raised")
+    out.append(it._core.masked())
+def drive():
+    while not reached: time.sleep(0.001)
+    go_second.append(1)
+    while not masked: time.sleep(0.001)
+    gate.append(1)
+threads = [threading.Thread(target=target) for target in (first, second)]
+for thread in threads: thread.start()
+driver = threading.Thread(target=drive, daemon=True)
+driver.start()
 it.install_patches()
-thresholds, handles = gc.get_threshold(), []
-for number, thread in enumerate(threads):
-    ids, wait, inside, go_on = (thread.ident, thread.native_id), [number], threading.Event(), threading.Event()
-    def callback(phase, info):
-        if phase == "start" and threading.current_thread() is first:
-            wait[0] -= 1
-            if wait[0] == -1:
-                inside.set()
-                go_on.wait()
-    def one():
-        kept = [[] for _ in range(200)]  # lists that are freed are used again, and are no reason to collect
-        args = (*ids, it.ThreadInterrupted("first"), None)
-        gc.callbacks.append(callback)
-        gc.set_threshold(1)
-        handles.append(_core.interrupt(*args))
-        gc.set_threshold(*thresholds)
-        while not inside.is_set(): gc.collect()
-    def two():
-        inside.wait()
-        handles.append(_core.interrupt(*ids, it.ThreadInterrupted("second"), None))
-        go_on.set()
-    first, second = threading.Thread(target=one), threading.Thread(target=two)
-    first.start()
-    second.start()
-    first.join()
-    second.join()
-    gc.callbacks.remove(callback)
-    thread.join(GUARD)
-    over.append(number)
-    thread.join()
-print({handle.state for handle in handles}, len(handles))
-""".replace("GUARD", "5")
-
-
-class Gate:
-    """Who comes through says so, and waits."""
-
-    def __init__(self) -> None:
-        self.reached = threading.Event()
-        self.open = threading.Event()
-
-    def pass_through(self) -> None:
-        with critical_section():
-            self.reached.set()
-            assert self.open.wait(GUARD)
-
-    def wait(self) -> None:
-        assert self.reached.wait(GUARD)
+it.interrupt(threads[0])
+threads[0].join()
+while os.path.exists(f"/proc/self/task/{threads[0].native_id}"): time.sleep(0.001)
+armed.append(1)
+handle = it.interrupt(threads[1])
+assert reached
+leave.append(1)
+threads[1].join()
+print(out, handle.state)
+"""
 
 
 def test_too_late_to_take_back_while_the_exception_is_made(quiet: None) -> None:
@@ -165,8 +155,8 @@ def test_masked_while_the_exception_is_made() -> None:
     assert run_script(MASKED_MEANWHILE) == "[False]\n"
 
 
-def test_a_thread_is_attached_once() -> None:
-    assert run_script(ATTACHED_TWICE) == "{'delivered'} 16\n"
+def test_what_another_thread_has_left() -> None:
+    assert run_script(LEAVINGS) == "[2, 'raised', 0] delivered\n"
 
 
 def test_error_of_a_constructor_comes_out() -> None:
@@ -306,3 +296,215 @@ def test_what_comes_while_others_are_cleared(quiet: None) -> None:
         gc.set_threshold(*thresholds)
     assert first.state == "discarded"
     assert outcome.value == "discarded" or meanwhile[0].state == "delivered"
+
+
+def held() -> tuple[Worker, threading.Event]:
+    """A worker that holds interrupts back until the event, and then takes what there is, one after the other."""
+    begun = threading.Event()
+    end = threading.Event()
+
+    def call() -> list[str]:
+        caught: list[str] = []
+        _core.mask(2)
+        begun.set()
+        end.wait(GUARD)
+        while _core.is_interrupted(threading.get_ident()):
+            try:
+                _core.unmask(2)
+                _core.mask(2)
+            except BaseException as error:
+                _core.mask(2)
+                caught.append(type(error).__name__)
+        _core.unmask(2)
+        return caught
+
+    worker = Worker(call)
+    assert begun.wait(GUARD)
+    return worker, end
+
+
+class Comparing(ThreadInterrupted):
+    """Waits while it is compared."""
+
+    def __init__(self, gate: Gate) -> None:
+        super().__init__()
+        self.gate = gate
+        self.wanted = False
+
+    def __eq__(self, other: object) -> bool:
+        if self.wanted:
+            self.gate.pass_through()
+        return False
+
+    __hash__ = ThreadInterrupted.__hash__
+
+
+class KeyedError(Exception):
+    """Equal to those with the same arguments."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, KeyedError) and self.args == other.args
+
+    def __hash__(self) -> int:
+        return hash(self.args)
+
+
+def test_thread_ends_while_its_exceptions_are_compared(quiet: None) -> None:
+    """Another begins in its place; what comes is for neither."""
+    gate = Gate()
+    worker, end = held()
+    compared = Comparing(gate)
+    interrupt(worker, compared)
+    compared.wanted = True
+    sender = Worker(lambda: interrupt(worker, ValueError()))
+    gate.wait()
+    end.set()
+    worker.finish()
+    with Scene() as scene:
+        other, _ = scene.running_thread()
+        rubbish = [["x", number, 3.5, None] for number in range(2000)]
+        gate.open.set()
+        assert sender.value().state == "discarded"
+        assert not _core.is_interrupted(other.ident or 0)
+    assert len(rubbish) == 2000
+
+
+def test_equal_one_is_found_though_others_go(quiet: None) -> None:
+    gate = Gate()
+    worker, end = held()
+    compared, equal = Comparing(gate), KeyedError(1)
+    first, second = interrupt(worker, compared), interrupt(worker, equal)
+    compared.wanted = True
+    sender = Worker(lambda: interrupt(worker, KeyedError(1)))
+    gate.wait()
+    assert first.cancel()
+    gate.open.set()
+    assert sender.value().id == second.id
+    end.set()
+    assert worker.value() == ["KeyedError"]
+
+
+@pytest.mark.parametrize("where", ["__init__", "__setattr__", "__eq__"])
+def test_interrupted_in_the_exceptions_own_code(where: str, quiet: None) -> None:
+    """What comes while the program's code runs inside the library waits until it is over."""
+    gate = Gate()
+
+    class Slow(ThreadInterrupted):
+        pass
+
+    def slow(self: Any, *args: Any) -> Any:
+        if not gate.reached.is_set():
+            gate.reached.set()
+            time.sleep(0.01)
+            gate.open.wait(GUARD)
+        return object.__setattr__(self, *args) if where == "__setattr__" else False if where == "__eq__" else None
+
+    setattr(Slow, where, slow)
+    if where == "__eq__":
+        Slow.__hash__ = ThreadInterrupted.__hash__  # type: ignore[method-assign]
+    worker, end = held()
+    if where == "__eq__":
+        interrupt(worker, Slow())
+
+        def call() -> None:
+            interrupt(worker, ValueError())
+            time.sleep(LONG)
+
+        slowed = Worker(call)
+    else:
+        slowed = worker
+        interrupt(worker, Slow)
+        end.set()
+    gate.wait()
+    handle = interrupt(slowed, ZeroDivisionError())
+    gate.open.set()
+    if where == "__eq__":
+        assert isinstance(slowed.finish(handle).error, ZeroDivisionError)
+        end.set()
+        worker.finish()
+    else:
+        assert worker.value() == ["Slow", "ZeroDivisionError"]
+    assert handle.state == "delivered"
+
+
+def test_recorded_again_cannot_be_taken_back_halfway(quiet: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What surfaced in a finalizer is pending when it can be taken back, and not before."""
+    monkeypatch.setattr(sys, "unraisablehook", _unraisable._hook)  # pytest has put its own before it
+    gate = Gate()
+    wanted: list[int] = []
+
+    class Dropped(Exception):
+        def __del__(self) -> None:
+            if wanted:
+                gate.pass_through()
+
+    class Finalized:
+        def __del__(self) -> None:
+            try:
+                raise Dropped
+            except Dropped:
+                time.sleep(LONG)
+
+    def call() -> str:
+        try:
+            with deliver_on_blocking():
+                Finalized()
+        except ThreadInterrupted:
+            return "raised"
+        return "taken back"
+
+    worker = Worker(call)
+    parked(worker)
+    wanted.append(1)
+    handle = interrupt(worker, ThreadInterrupted())
+    gate.wait()
+    taken_back = handle.cancel()
+    gate.open.set()
+    assert worker.value() == ("taken back" if taken_back else "raised")
+    assert handle.state == ("retracted" if taken_back else "delivered")
+    assert not _core.is_interrupted(worker.ident or 0)
+
+
+def test_taken_back_as_its_thread_starts(quiet: None) -> None:
+    gate = Gate()
+    ran = []
+
+    class Slow(threading.Thread):
+        def __setattr__(self, name: str, value: object) -> None:
+            if name == "run":
+                gate.pass_through()
+            super().__setattr__(name, value)
+
+    thread = Slow(target=lambda: ran.append(1))
+    handle = interrupt(thread)
+    starter = Worker(thread.start)
+    gate.wait()
+    assert handle.cancel() is True
+    gate.open.set()
+    starter.value()
+    thread.join()
+    assert (ran, handle.state) == ([1], "retracted")
+
+
+def test_thread_that_refuses_attributes(quiet: None) -> None:
+    """It is interrupted all the same."""
+    outcome = []
+
+    class Refuses(threading.Thread):
+        def __setattr__(self, name: str, value: object) -> None:
+            if name == "run":
+                raise AttributeError(name)
+            super().__setattr__(name, value)
+
+    def call() -> None:
+        try:
+            time.sleep(LONG)
+        except ThreadInterrupted:  # unless it came before
+            outcome.append("raised")
+
+    thread = Refuses(target=call)
+    handle = interrupt(thread)
+    thread.start()
+    thread.join(GUARD)
+    assert (thread.is_alive(), handle.state) == (False, "delivered")
+    assert outcome in ([], ["raised"])
