@@ -100,6 +100,7 @@ struct itr_thread {
     Py_tracefunc traced_by;     /* up to 3.11: who else traces it, while we do */
     int64_t traced_since_ns;    /* ... no line has come since */
     int trace_events;           /* lines that were looked at, and were not fit */
+    int trace_events_seen;      /* ... as many of them were there when the monitor asked last */
     const void *asked_frame;    /* an extension module asks from here whether to go on (check_signals.c), */
     uint64_t asked_parks;       /* ... has waited that often so far, */
     int64_t asked_since_ns;     /* ... and goes on asking since */

@@ -95,6 +95,7 @@ bool itr_trace_is_on(const struct itr_thread *t, const PyThreadState *tstate) {
 void itr_trace_start(struct itr_thread *t, PyThreadState *tstate) {
     t->tstate = tstate;
     t->trace_events = 0;
+    t->trace_events_seen = 0;
     t->traced_since_ns = now_ns();
     t->traced_by = tstate->c_tracefunc;
     set(tstate, on_event);
@@ -106,9 +107,16 @@ void itr_trace_stop(struct itr_thread *t) {
     }
 }
 
+/* No event for so long: there are loops without any, and it may have come into one only after it had begun to look. */
 bool itr_trace_in_vain(struct itr_thread *t) {
-    return t->tstate != NULL && t->tstate->c_tracefunc == on_event && t->trace_events == 0 &&
-           now_ns() - t->traced_since_ns > LONG_NS;
+    if (t->tstate == NULL || t->tstate->c_tracefunc != on_event) {
+        return false;
+    }
+    if (t->trace_events != t->trace_events_seen) {
+        t->trace_events_seen = t->trace_events;
+        t->traced_since_ns = now_ns();
+    }
+    return now_ns() - t->traced_since_ns > LONG_NS;
 }
 
 #else

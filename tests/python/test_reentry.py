@@ -87,7 +87,7 @@ thread.join(GUARD)
 LEAVINGS = """
 import os, threading, time
 import interruptible_threading as it
-armed, reached, gate, go_first, go_second, masked, leave, out = [], [], [], [], [], [], [], []
+armed, reached, gate, inside, go_second, masked, leave, out = [], [], [], [], [], [], [], []
 class Slow:
     def __del__(self):
         if armed:
@@ -96,7 +96,7 @@ class Slow:
 def first():
     kept = Slow()
     try:
-        while not go_first: time.sleep(0.001)
+        while inside.append(1) is None: time.sleep(0.001)
     except it.ThreadInterrupted:
         pass
 def second():
@@ -119,6 +119,7 @@ for thread in threads: thread.start()
 driver = threading.Thread(target=drive, daemon=True)
 driver.start()
 it.install_patches()
+while not inside or driver.ident not in it._core.threads(): time.sleep(0.001)
 it.interrupt(threads[0])
 threads[0].join()
 while os.path.exists(f"/proc/self/task/{threads[0].native_id}"): time.sleep(0.001)
