@@ -21,6 +21,15 @@ foreach(scenario IN ITEMS lazy now relro_partial relro_full relro_none no_plt no
   list(APPEND late_libraries late_${scenario})
 endforeach()
 
+foreach(scenario IN ITEMS relro_partial relro_full relro_none)
+  add_library(late_resolving_${scenario} MODULE "${PROJECT_SOURCE_DIR}/tests/c/late/resolving.c")
+  set_target_properties(
+    late_resolving_${scenario} PROPERTIES OUTPUT_NAME resolving_${scenario} LIBRARY_OUTPUT_DIRECTORY "${late}")
+  target_link_libraries(late_resolving_${scenario} PRIVATE itr_options itr_unfortified)
+  target_link_options(late_resolving_${scenario} PRIVATE ${late_flags_${scenario}})
+  list(APPEND late_libraries late_resolving_${scenario})
+endforeach()
+
 set(late_compile_pie -fPIE)
 set(late_link_pie -pie LINKER:-z,now)
 set(late_compile_pie_lazy -fPIE)

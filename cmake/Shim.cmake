@@ -3,7 +3,7 @@ find_package(Threads REQUIRED)
 
 file(GLOB shim_sources CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/src/*.c" "${PROJECT_SOURCE_DIR}/src/calls/*.c")
 if(APPLE)
-  list(FILTER shim_sources EXCLUDE REGEX "/(preload|late_bind)\\.c$")
+  list(FILTER shim_sources EXCLUDE REGEX "/(preload|late_bind|settled)\\.c$")
 else()
   list(FILTER shim_sources EXCLUDE REGEX "_darwin\\.c$")
 endif()
@@ -42,6 +42,7 @@ endif()
 if(ITR_SANITIZE MATCHES "thread")
   file(GLOB reached_early "${PROJECT_SOURCE_DIR}/src/calls/*.c")
   set_source_files_properties(
-    ${reached_early} "${PROJECT_SOURCE_DIR}/src/preload.c" "${PROJECT_SOURCE_DIR}/src/signals.c"
+    ${reached_early} "${PROJECT_SOURCE_DIR}/src/disposition.c" "${PROJECT_SOURCE_DIR}/src/preload.c"
+    "${PROJECT_SOURCE_DIR}/src/signals.c"
     PROPERTIES COMPILE_OPTIONS -fno-sanitize=thread)
 endif()

@@ -19,7 +19,7 @@ extern "C" {
 #endif
 
 /* The layout and meaning of everything in this header and of the slot. A mismatch is refused, never guessed. */
-#define ITR_ABI_VERSION 2u
+#define ITR_ABI_VERSION 3u
 
 #define ITR_OK 0          /* done; for itr_interrupt: recorded */
 #define ITR_COALESCED 1   /* one was pending already: the two will be delivered as one */

@@ -222,6 +222,7 @@ EXPORT const struct itr_stub_api *itr_stub_api(void) {
     static const struct itr_stub_api api = {
         .abi = ITR_ABI_VERSION,
         .slot_size = sizeof(struct itr_slot),
+        .size = sizeof(struct itr_stub_api),
         .self = self,
         .attach_self = itr_attach_self,
         .detach_self = itr_detach_self,
@@ -255,6 +256,8 @@ EXPORT const struct itr_stub_api *itr_stub_api(void) {
         .signal_ours = itr_signals_ours,
         .monitor_runs = itr_monitor_runs,
         .monitor_error = itr_monitor_error,
+        .signals_block = itr_signals_block,
+        .signals_restore = itr_signals_restore,
     };
     return &api;
 }

@@ -10,7 +10,8 @@
 
 struct itr_stub_api {
     uint32_t abi;
-    uint32_t slot_size; /* both sides were built from the same struct itr_slot */
+    uint32_t slot_size; /* both sides were built from the same struct itr_slot, */
+    uint32_t size;      /* and from this table: no call reaches beyond its end */
     struct itr_slot *(*self)(void);
     struct itr_slot *(*attach_self)(void);
     void (*detach_self)(void);
@@ -55,6 +56,9 @@ struct itr_stub_api {
     bool (*signal_ours)(void);
     bool (*monitor_runs)(void);
     int (*monitor_error)(void);
+    /* Around the start of a thread that is to take no signals. */
+    void (*signals_block)(uint64_t *before);
+    void (*signals_restore)(const uint64_t *before);
 };
 
 const struct itr_stub_api *itr_stub_api(void);

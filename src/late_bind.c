@@ -4,7 +4,11 @@
  * -fno-plt and for function pointers. Every such slot whose symbol is a row of calls.def is pointed at our wrapper. The
  * slot's old value is never called: it may be the lazy resolver, which would bind the slot again. The real functions
  * come from dlsym, and so do the values that unbinding stores, so nothing has to be remembered and an object that was
- * unloaded meanwhile does no harm.
+ * unloaded meanwhile does no harm. Tables of functions (SQLite's of system calls) are slots too, but the program's own
+ * to change: they are touched only while the real function, or our wrapper, is what they hold.
+ *
+ * An object that another thread is loading is left alone until the linker has relocated it (settled.c): what was stored
+ * before would be added to, or overwritten, and a page that we close again is one that the linker is writing to.
  *
  * dlopen is not hooked (the hook would lose the caller's RPATH); bind again after something was loaded. The linker's
  * counters tell whether there is anything to do. */
@@ -12,6 +16,7 @@
 
 #include "interruptible.h"
 #include "preload.h"
+#include "settled.h"
 
 #include <dlfcn.h>
 #include <elf.h>
@@ -25,9 +30,11 @@
 #if defined(__x86_64__)
 #define JUMP_SLOT R_X86_64_JUMP_SLOT
 #define GLOB_DAT R_X86_64_GLOB_DAT
+#define ADDRESS R_X86_64_64
 #elif defined(__aarch64__)
 #define JUMP_SLOT R_AARCH64_JUMP_SLOT
 #define GLOB_DAT R_AARCH64_GLOB_DAT
+#define ADDRESS R_AARCH64_ABS64
 #endif
 
 /* One pass at a time. Held across dl_iterate_phdr, which takes the linker's lock of its list, and across fork, whose
@@ -120,7 +127,7 @@ void itr_late_bind_too(const char *name, void (*wrapper)(void), void (*real)(voi
  * -------------------------------------------------------------------------------------------------------------- */
 
 struct object {
-    uintptr_t base;
+    uintptr_t base, size;
     const ElfW(Sym) * symbols;
     const char *strings;
     const ElfW(Rela) * tables[2];
@@ -132,6 +139,9 @@ struct pass {
     bool bind;      /* else: unbind */
     bool libc_;     /* the rows of calls.def; not when they reach us anyway */
     bool extension; /* the object at hand is an extension module, or a library of one's */
+    bool settled;   /* ... and complete */
+    bool loading;   /* one was not: look again */
+    size_t objects, settled_objects;
     int changed, total;
     uintptr_t libc, self;
     unsigned long long adds, subs;
@@ -146,7 +156,9 @@ static bool read_object(const struct dl_phdr_info *info, struct object *o) {
     o->base = info->dlpi_addr;
     for (int i = 0; i < info->dlpi_phnum; i++) {
         const ElfW(Phdr) *segment = &info->dlpi_phdr[i];
-        if (segment->p_type == PT_DYNAMIC) {
+        if (segment->p_type == PT_LOAD && segment->p_vaddr + segment->p_memsz > o->size) {
+            o->size = segment->p_vaddr + segment->p_memsz;
+        } else if (segment->p_type == PT_DYNAMIC) {
             dynamic = (const void *)(o->base + segment->p_vaddr);
         } else if (segment->p_type == PT_GNU_RELRO) {
             o->relro = o->base + segment->p_vaddr;
@@ -184,8 +196,9 @@ static bool read_object(const struct dl_phdr_info *info, struct object *o) {
     return o->symbols != NULL && o->strings != NULL && rela;
 }
 
-/* A slot in the RELRO range lies in read-only pages: made writable for the store alone. */
-static bool store(const struct object *o, any_function *slot, any_function value) {
+/* A slot in the RELRO range lies in read-only pages: made writable for the store alone. False: it holds something else
+ * than `expected` by now (a thread has just called through it for the first time), or cannot be written. */
+static bool store(const struct object *o, any_function *slot, any_function expected, any_function value) {
     uintptr_t at = (uintptr_t)slot;
     bool readonly = at >= o->relro && at < o->relro_end;
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
@@ -195,33 +208,53 @@ static bool store(const struct object *o, any_function *slot, any_function value
     if (readonly && mprotect(start, page, PROT_READ | PROT_WRITE) != 0) {
         return false;
     }
-    __atomic_store_n(slot, value, __ATOMIC_RELEASE);
+    bool done = __atomic_compare_exchange_n(slot, &expected, value, false, __ATOMIC_RELEASE, __ATOMIC_RELAXED);
     bool whole = (at & ~(page - 1)) + page <= (o->relro_end & ~(page - 1));
     if (readonly && whole) {
         (void)mprotect(start, page, PROT_READ);
     }
-    return true;
+    return done;
 }
 
-static void rebind(struct pass *pass, const struct object *o, any_function *slot, any_function wrapper,
-                   any_function real, bool count) {
-    any_function now = __atomic_load_n(slot, __ATOMIC_ACQUIRE);
-    if (now == NULL) {
-        return; /* a weak reference that the program tests */
-    }
-    if (pass->bind) {
-        if (now == wrapper || store(o, slot, wrapper)) {
-            pass->changed += count && now != wrapper;
-            pass->total += count;
+/* In what is being loaded, a slot that is still as it is in the file, or empty though its symbol must be there. */
+static bool is_to_come(const struct pass *pass, const struct object *o, any_function now, bool weak) {
+    return !pass->settled && (now == NULL ? !weak : o->base != 0 && (uintptr_t)now < o->size);
+}
+
+struct slot {
+    any_function *at;
+    bool table; /* of the program's own */
+    bool weak;
+    bool count;
+};
+
+static void rebind(struct pass *pass, const struct object *o, const struct slot *slot, any_function wrapper,
+                   any_function real) {
+    for (int i = 0; i < 2; i++) { /* twice: the linker may be binding it lazily just now */
+        any_function now = __atomic_load_n(slot->at, __ATOMIC_ACQUIRE);
+        if (is_to_come(pass, o, now, slot->weak)) {
+            pass->loading = true;
+            return;
         }
-    } else if (now == wrapper) {
-        pass->changed += store(o, slot, real) && count;
+        if (now == (pass->bind ? wrapper : real)) {
+            pass->total += pass->bind && slot->count;
+            return;
+        }
+        if (now == NULL /* a weak reference that the program tests */ || (!pass->bind && now != wrapper) ||
+            (slot->table && now != wrapper && now != real)) {
+            return;
+        }
+        if (store(o, slot->at, now, pass->bind ? wrapper : real)) {
+            pass->changed += slot->count;
+            pass->total += pass->bind && slot->count;
+            return;
+        }
     }
 }
 
 static void visit_slot(struct pass *pass, const struct object *o, const ElfW(Rela) * relocation) {
     unsigned long type = ELF64_R_TYPE(relocation->r_info);
-    if (type != JUMP_SLOT && type != GLOB_DAT) {
+    if (type != JUMP_SLOT && type != GLOB_DAT && (type != ADDRESS || relocation->r_addend != 0)) {
         return;
     }
     const ElfW(Sym) *symbol = &o->symbols[ELF64_R_SYM(relocation->r_info)];
@@ -229,14 +262,17 @@ static void visit_slot(struct pass *pass, const struct object *o, const ElfW(Rel
         return; /* the object's own function of that name */
     }
     const char *name = o->strings + symbol->st_name;
-    any_function *slot = (any_function *)(o->base + relocation->r_offset);
+    struct slot slot = {.at = (any_function *)(o->base + relocation->r_offset),
+                        .table = type == ADDRESS,
+                        .weak = ELF64_ST_BIND(symbol->st_info) == STB_WEAK};
     if (pass->extension && too.name != NULL && strcmp(name, too.name) == 0) {
-        rebind(pass, o, slot, too.wrapper, too.real, false);
+        rebind(pass, o, &slot, too.wrapper, too.real);
         return;
     }
     const struct row *row = pass->libc_ ? find_row(name) : NULL;
     if (row != NULL && *row->real != NULL) {
-        rebind(pass, o, slot, row->wrapper, *row->real, true);
+        slot.count = true;
+        rebind(pass, o, &slot, row->wrapper, *row->real);
     }
 }
 
@@ -281,8 +317,16 @@ static int visit_object(struct dl_phdr_info *info, size_t size, void *arg) {
     struct object o;
     pass->adds = info->dlpi_adds;
     pass->subs = info->dlpi_subs;
+    if (pass->objects == 0) {
+        pass->settled_objects = itr_settled_count(info->dlpi_subs);
+    }
+    pass->settled = pass->objects++ < pass->settled_objects;
     pass->extension = is_extension(info);
     if ((pass->libc_ || pass->extension) && !is_left_alone(pass, info) && read_object(info, &o)) {
+        if (!pass->settled && itr_relro_is_open(o.relro, o.relro_end)) {
+            pass->loading = true;
+            return 0;
+        }
         for (int table = 0; table < 2; table++) {
             for (size_t i = 0; o.tables[table] != NULL && i < o.counts[table]; i++) {
                 visit_slot(pass, &o, &o.tables[table][i]);
@@ -300,9 +344,15 @@ static int only_counters(struct dl_phdr_info *info, size_t size, void *arg) {
     return 1; /* the first object is enough */
 }
 
+static uintptr_t libc; /* an address in it */
+
+void itr_late_start(void) {
+    libc = (uintptr_t)dlsym(RTLD_DEFAULT, "__libc_start_main"); /* which nobody wraps */
+    itr_settled_start();
+}
+
 static struct pass new_pass(bool bind) {
-    return (struct pass){
-        .bind = bind, .libc_ = !itr_preloaded(), .libc = (uintptr_t)itr_real.read, .self = (uintptr_t)&itr_late_bind};
+    return (struct pass){.bind = bind, .libc_ = !itr_preloaded(), .libc = libc, .self = (uintptr_t)&itr_late_bind};
 }
 
 int itr_late_bind(void) {
@@ -320,7 +370,8 @@ int itr_late_bind(void) {
         dl_iterate_phdr(visit_object, &pass);
         seen_adds = pass.adds;
         seen_subs = pass.subs;
-        complete = true;
+        complete = !pass.loading;
+        itr_settled_listed(pass.objects, pass.subs);
         __atomic_store_n(&bound, pass.total, __ATOMIC_RELAXED);
     }
     pthread_mutex_unlock(&bind_lock);
@@ -340,6 +391,7 @@ void itr_late_unbind(void) {
 
 #else /* a processor whose relocation types nobody has looked up */
 
+void itr_late_start(void) {}
 int itr_late_bind(void) { return itr_preloaded() ? 0 : -ENOSYS; }
 void itr_late_bind_too(const char *name, void (*wrapper)(void), void (*real)(void)) {
     (void)name;

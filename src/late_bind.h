@@ -4,6 +4,8 @@
 
 #include <stdbool.h>
 
+/* From our constructor. */
+void itr_late_start(void);
 /* Point the calls of every loaded object at the wrappers; look again only when objects have come or gone since. Nothing
  * to do when the library was preloaded. Not async-signal-safe. Returns the slots rebound by this call, or -errno. */
 int itr_late_bind(void);

@@ -13,6 +13,7 @@
 #include "interruptible.h"
 #include "park.h"
 #include "preload.h"
+#include "signals.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -158,16 +159,14 @@ static void *help(void *arg) {
 static bool start(struct itr_lookup *l) {
     pthread_t thread;
     pthread_attr_t attr;
-    sigset_t all;
-    sigset_t before;
+    uint64_t before;
     if (pthread_attr_init(&attr) != 0) {
         return false;
     }
     pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-    sigfillset(&all);
-    itr_real.pthread_sigmask(SIG_SETMASK, &all, &before);
+    itr_signals_block(&before);
     bool started = pthread_create(&thread, &attr, help, l) == 0;
-    itr_real.pthread_sigmask(SIG_SETMASK, &before, NULL);
+    itr_signals_restore(&before);
     pthread_attr_destroy(&attr);
     return started;
 }

@@ -83,12 +83,11 @@ static void start_locked(void) {
         pthread_condattr_destroy(&attr);
         cond_made = true;
     }
-    sigset_t all, before;
-    sigfillset(&all);
-    itr_real.pthread_sigmask(SIG_SETMASK, &all, &before);
+    uint64_t before;
+    itr_signals_block(&before);
     start_error = pthread_create(&monitor_thread, NULL, run, NULL);
     running = start_error == 0;
-    itr_real.pthread_sigmask(SIG_SETMASK, &before, NULL);
+    itr_signals_restore(&before);
 }
 
 static int64_t patience(const struct itr_slot *slot, enum itr_wake woken) {

@@ -15,6 +15,7 @@
 
 #include <dlfcn.h>
 #include <errno.h>
+#include <link.h>
 #include <stdarg.h>
 
 /* ---- the real ones
@@ -26,16 +27,44 @@ union symbol {
     void (*function)(void);
 };
 
-/* Only for symbols that exist dlsym does without malloc, which may come back to us through an allocator's own open or
+/* We stand behind libc in the search order, or in none: we were loaded into a running program. */
+static bool loaded_late;
+
+/* Of this object; the linker's own names. */
+extern const char __ehdr_start[] __attribute__((visibility("hidden")));
+extern const char _end[] __attribute__((visibility("hidden")));
+static bool is_ours(const void *address) {
+    return (uintptr_t)address >= (uintptr_t)__ehdr_start && (uintptr_t)address < (uintptr_t)_end;
+}
+
+static int is_libc_or_us(struct dl_phdr_info *info, size_t size, void *libc) {
+    (void)size;
+    for (int i = 0; i < info->dlpi_phnum; i++) {
+        uintptr_t start = info->dlpi_addr + info->dlpi_phdr[i].p_vaddr;
+        uintptr_t end = start + info->dlpi_phdr[i].p_memsz;
+        if (info->dlpi_phdr[i].p_type != PT_LOAD) {
+            continue;
+        }
+        if ((uintptr_t)libc >= start && (uintptr_t)libc < end) {
+            return 1;
+        }
+    }
+    return is_ours(info->dlpi_phdr) ? 2 : 0;
+}
+
+/* Preloaded: the next after us. Loaded late: what the program's calls reached so far, which may be a wrapper of another
+ * library that was preloaded.
+ *
+ * Only for symbols that exist dlsym does without malloc, which may come back to us through an allocator's own open or
  * read. Each pointer therefore resolves itself alone, so that such a call ends there. */
 static bool resolve(void (**pointer)(void), const char *name) {
     int saved = errno;
-    union symbol found = {dlsym(RTLD_NEXT, name)};
-    if (found.data == NULL) {
-        found.data = dlsym(RTLD_DEFAULT, name); /* loaded late, behind libc in nobody's search order */
+    union symbol found = {dlsym(loaded_late ? RTLD_DEFAULT : RTLD_NEXT, name)};
+    if (found.data == NULL || is_ours(found.data)) {
+        found.data = dlsym(loaded_late ? RTLD_NEXT : RTLD_DEFAULT, name);
     }
     errno = saved;
-    if (found.data == NULL) {
+    if (found.data == NULL || is_ours(found.data)) { /* libc has none, and we are the first that has */
         return false;
     }
     *pointer = found.function;
@@ -181,10 +210,13 @@ static void after_fork_child(void) {
 
 __attribute__((constructor(101))) static void start(void) {
     int saved = errno;
+    /* The linker lists objects in the order in which it searches them, and what is loaded later behind these. */
+    loaded_late = dl_iterate_phdr(is_libc_or_us, dlsym(RTLD_DEFAULT, "__libc_start_main")) == 1;
 #define ITR_ROW(ret, name, body, class_, fd, params, args) (void)RESOLVE(name);
 #include "calls.def"
 #undef ITR_ROW
     itr_foreign_start();
+    itr_late_start();
     pthread_atfork(before_fork, after_fork_parent, after_fork_child);
     errno = saved;
 }

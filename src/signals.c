@@ -5,6 +5,7 @@
  */
 #include "signals.h"
 
+#include "disposition.h"
 #include "preload.h"
 
 #include <errno.h>
@@ -17,56 +18,16 @@ static _Atomic bool installed;
 static _Atomic bool cannot_mark; /* a sandbox refuses the call that a mark needs */
 static pthread_mutex_t install_lock = PTHREAD_MUTEX_INITIALIZER;
 
-/* What the program believes the disposition to be. Our handler reads it without a lock, and never in vain: a signal
- * that it did not hand on would be lost to the program (Go waits for each of its own). There are two copies, the one
- * that `program_turn` says is whole while the other is written; who reads looks again when the turn has changed
- * meanwhile. */
-#define WORDS (sizeof(struct sigaction) / sizeof(uint64_t))
-_Static_assert(sizeof(struct sigaction) % sizeof(uint64_t) == 0, "copied in words");
-static _Atomic uint64_t program_action[2][WORDS];
-static _Atomic unsigned program_turn;
-static atomic_flag program_lock = ATOMIC_FLAG_INIT; /* of those that write; a spin lock, as a handler may be one */
-static _Atomic pid_t owner; /* whose disposition it is: a child of vfork shares only our memory */
-
-static void handler(int sig, siginfo_t *info, void *context);
-
-/* Without signals, whose handlers may want it too. By system call: libc would let through the one that the monitor
- * waits for. */
-static void lock_program(uint64_t *before) {
-    const uint64_t all = ~UINT64_C(0);
-    syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, before, sizeof all);
-    while (atomic_flag_test_and_set_explicit(&program_lock, memory_order_acquire)) {
-    }
+/* But the two that libc keeps for itself, which each thread must take. By system call here too: libc's own function
+ * would let these through when it sets a mask back, and one that the caller waits for (the monitor does, and libc's
+ * thread for timers) would kill the process. */
+void itr_signals_block(uint64_t *before) {
+    const uint64_t most = ~(UINT64_C(3) << 31);
+    syscall(SYS_rt_sigprocmask, SIG_BLOCK, &most, before, sizeof most);
 }
 
-static void unlock_program(const uint64_t *before) {
-    atomic_flag_clear_explicit(&program_lock, memory_order_release);
+void itr_signals_restore(const uint64_t *before) {
     syscall(SYS_rt_sigprocmask, SIG_SETMASK, before, NULL, sizeof *before);
-}
-
-static struct sigaction get_program(void) {
-    uint64_t words[WORDS] = {0};
-    unsigned turn;
-    do {
-        turn = atomic_load_explicit(&program_turn, memory_order_acquire);
-        for (size_t i = 0; i < WORDS; i++) { /* acquire: a word of a later turn brings that turn along */
-            words[i] = atomic_load_explicit(&program_action[turn % 2][i], memory_order_acquire);
-        }
-    } while (turn != atomic_load_explicit(&program_turn, memory_order_relaxed));
-    struct sigaction action;
-    memcpy(&action, words, sizeof action);
-    return action;
-}
-
-/* The lock is held. */
-static void set_program(const struct sigaction *action) {
-    uint64_t words[WORDS];
-    unsigned turn = atomic_load_explicit(&program_turn, memory_order_relaxed) + 1;
-    memcpy(words, action, sizeof words);
-    for (size_t i = 0; i < WORDS; i++) {
-        atomic_store_explicit(&program_action[turn % 2][i], words[i], memory_order_release);
-    }
-    atomic_store_explicit(&program_turn, turn, memory_order_release);
 }
 
 /* The signal that INTERRUPTIBLE_SIGNAL names, by number or by name; 0: none that can be used. */
@@ -106,33 +67,12 @@ int itr_signal_number(void) {
     return chosen;
 }
 
-static bool take_over(int sig) {
-    struct sigaction ours;
-    struct sigaction before;
-    uint64_t mask;
-    memset(&ours, 0, sizeof ours);
-    ours.sa_sigaction = handler;
-    ours.sa_flags = SA_SIGINFO | SA_ONSTACK; /* no SA_RESTART: ending the call is the point */
-    sigemptyset(&ours.sa_mask);
-    if (itr_real.sigaction(sig, NULL, &before) != 0) {
-        return false;
-    }
-    lock_program(&mask);
-    set_program(&before); /* first, so that none that comes at once is lost */
-    if (itr_real.sigaction(sig, &ours, &before) == 0) {
-        set_program(&before);
-    }
-    unlock_program(&mask);
-    atomic_store_explicit(&owner, getpid(), memory_order_relaxed);
-    return true;
-}
-
 static void install_once(void) {
     if (atomic_load_explicit(&installed, memory_order_acquire)) {
         return;
     }
     pthread_mutex_lock(&install_lock);
-    if (!atomic_load_explicit(&installed, memory_order_relaxed) && take_over(itr_signal_number())) {
+    if (!atomic_load_explicit(&installed, memory_order_relaxed) && itr_disposition_take(itr_signal_number())) {
         atomic_store_explicit(&installed, true, memory_order_release);
     }
     pthread_mutex_unlock(&install_lock);
@@ -156,33 +96,7 @@ static bool is_wake_up(const struct itr_slot *slot, const siginfo_t *info) {
                atomic_load_explicit(&slot->sig_seen, memory_order_relaxed);
 }
 
-/* The program's handler, as the kernel would have called it: with its mask, and once if it is there once. This thread
- * blocks our signal here, and cannot be the one that holds the lock: whoever does blocks all. */
-static void hand_on(int sig, siginfo_t *info, void *context) {
-    uint64_t mask;
-    lock_program(&mask);
-    struct sigaction action = get_program();
-    if (((unsigned)action.sa_flags & SA_RESETHAND) != 0) {
-        struct sigaction once = action;
-        once.sa_handler = SIG_DFL;
-        once.sa_flags &= ~SA_SIGINFO;
-        set_program(&once);
-    }
-    unlock_program(&mask);
-    bool informed = (action.sa_flags & SA_SIGINFO) != 0;
-    if (!informed && (action.sa_handler == SIG_DFL || action.sa_handler == SIG_IGN)) {
-        return;
-    }
-    /* The kernel takes all of it back when our handler returns. */
-    itr_real.pthread_sigmask(SIG_BLOCK, &action.sa_mask, NULL);
-    if (informed) {
-        action.sa_sigaction(sig, info, context);
-    } else {
-        action.sa_handler(sig);
-    }
-}
-
-static void handler(int sig, siginfo_t *info, void *context) {
+void itr_signal_handler(int sig, siginfo_t *info, void *context) {
     int saved = errno;
     struct itr_slot *slot = itr_self;
     if (is_wake_up(slot, info)) {
@@ -194,7 +108,7 @@ static void handler(int sig, siginfo_t *info, void *context) {
         errno = saved;
         return;
     }
-    hand_on(sig, info, context);
+    itr_disposition_hand_on(sig, info, context);
     errno = saved;
 }
 
@@ -202,7 +116,7 @@ bool itr_signals_ours(void) {
     struct sigaction now;
     return atomic_load_explicit(&installed, memory_order_acquire) &&
            itr_real.sigaction(itr_signal_number(), NULL, &now) == 0 && (now.sa_flags & SA_SIGINFO) != 0 &&
-           now.sa_sigaction == handler;
+           now.sa_sigaction == itr_signal_handler;
 }
 
 void itr_signals_attach(struct itr_slot *slot) {
@@ -274,7 +188,7 @@ void itr_signals_doctor(struct itr_slot *slot, uint32_t tries) {
         first = itr_signal_number();
     }
     bool ours = itr_signals_ours();
-    if (ours && tries >= 16 && itr_signal_number() != first && take_over(first)) {
+    if (ours && tries >= 16 && itr_signal_number() != first && itr_disposition_take(first)) {
         /* This thread blocks the number we moved to, and only it could change that. So take the first one back: the
          * handler that the other runtime put there is the program's now, and gets what is not ours. */
         atomic_store_explicit(&number, first, memory_order_relaxed);
@@ -282,7 +196,7 @@ void itr_signals_doctor(struct itr_slot *slot, uint32_t tries) {
     for (int sig = SIGRTMAX - 2; sig >= SIGRTMIN && !ours; sig--) {
         struct sigaction now;
         if (itr_real.sigaction(sig, NULL, &now) == 0 && (now.sa_flags & SA_SIGINFO) == 0 && now.sa_handler == SIG_DFL &&
-            take_over(sig)) {
+            itr_disposition_take(sig)) {
             atomic_store_explicit(&number, sig, memory_order_relaxed);
             ours = true;
         }
@@ -302,83 +216,17 @@ void itr_signals_doctor(struct itr_slot *slot, uint32_t tries) {
 void itr_signals_after_fork(void) {
     /* Whoever held these in the parent does not exist in the child. */
     pthread_mutex_init(&install_lock, NULL);
-    atomic_flag_clear_explicit(&program_lock, memory_order_release);
-    atomic_store_explicit(&owner, getpid(), memory_order_relaxed);
+    itr_disposition_after_fork();
+}
+
+bool itr_signal_is(int sig) {
+    return atomic_load_explicit(&installed, memory_order_acquire) && sig == itr_signal_number();
 }
 
 void itr_signals_strip(sigset_t *set) {
     if (atomic_load_explicit(&installed, memory_order_acquire)) {
         sigdelset(set, itr_signal_number());
     }
-}
-
-/* ---- what the program sees
- * ------------------------------------------------------------------------------------------- */
-
-static bool is_ours(int sig) {
-    return atomic_load_explicit(&installed, memory_order_acquire) && sig == itr_signal_number();
-}
-
-/* What a child of vfork sets is its own, and not the program's: subprocess resets all handlers there. */
-static bool in_vfork_child(void) { return atomic_load_explicit(&owner, memory_order_relaxed) != getpid(); }
-
-static int vfork_sigaction(int sig, const struct sigaction *act, struct sigaction *old) {
-    int result = itr_real.sigaction(sig, act, old);
-    if (result == 0 && old != NULL && (old->sa_flags & SA_SIGINFO) != 0 && old->sa_sigaction == handler) {
-        *old = get_program();
-    }
-    return result;
-}
-
-int itr_call_sigaction(int sig, const struct sigaction *act, struct sigaction *old) {
-    if (!is_ours(sig)) {
-        return itr_real.sigaction(sig, act, old);
-    }
-    if (in_vfork_child()) {
-        return vfork_sigaction(sig, act, old);
-    }
-    uint64_t mask;
-    lock_program(&mask);
-    struct sigaction before = get_program();
-    if (act != NULL) {
-        set_program(act);
-    }
-    unlock_program(&mask);
-    if (old != NULL) {
-        *old = before;
-    }
-    return 0;
-}
-
-sighandler_t itr_call_signal(int sig, sighandler_t function) {
-    if (!is_ours(sig)) {
-        return itr_real.signal(sig, function);
-    }
-    struct sigaction act;
-    struct sigaction old;
-    memset(&act, 0, sizeof act);
-    act.sa_handler = function;
-    act.sa_flags = SA_RESTART;
-    sigemptyset(&act.sa_mask);
-    itr_call_sigaction(sig, &act, &old);
-    return old.sa_handler;
-}
-
-int itr_call_siginterrupt(int sig, int flag) {
-    if (!is_ours(sig) || in_vfork_child()) {
-        return itr_real.siginterrupt(sig, flag);
-    }
-    uint64_t mask;
-    lock_program(&mask);
-    struct sigaction action = get_program();
-    if (flag != 0) {
-        action.sa_flags &= ~SA_RESTART;
-    } else {
-        action.sa_flags |= SA_RESTART;
-    }
-    set_program(&action);
-    unlock_program(&mask);
-    return 0;
 }
 
 /* An attached thread never really blocks our signal; it reads back what it set. */

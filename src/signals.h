@@ -8,6 +8,9 @@
 
 /* Number of the signal in use; SIGURG unless INTERRUPTIBLE_SIGNAL names another one. */
 int itr_signal_number(void);
+/* True for that signal, once the handler has been installed. */
+bool itr_signal_is(int sig);
+void itr_signal_handler(int sig, siginfo_t *info, void *context);
 /* First attach installs the handler; every attach makes sure that the thread does not block the signal. */
 void itr_signals_attach(struct itr_slot *slot);
 /* The calling thread blocks the signal again, if the program has it blocked. */
@@ -21,6 +24,9 @@ void itr_signal_main(void);
 void itr_signals_doctor(struct itr_slot *slot, uint32_t tries);
 /* True when the handler is really installed. */
 bool itr_signals_ours(void);
+/* Block every signal while a thread is started that is to block them, and undo that. */
+void itr_signals_block(uint64_t *before);
+void itr_signals_restore(const uint64_t *before);
 /* In the child of a fork. */
 void itr_signals_after_fork(void);
 /* Take our signal out of a set that the program waits with. */

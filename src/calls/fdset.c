@@ -11,7 +11,8 @@
 
 #include <string.h>
 
-#define STACK_FDS 127 /* more than that: a signal park, so that nothing is allocated */
+#define MOST_BITS 65536 /* of a set, likewise */
+#define STACK_FDS 127   /* more than that: a signal park, so that nothing is allocated */
 
 /* ---- poll
  * ------------------------------------------------------------------------------------------------------------------ */
@@ -46,7 +47,7 @@ static int park_poll(struct poll_call *c, const char *name) {
     struct timespec timeout = {c->timeout / 1000, (long)(c->timeout % 1000) * 1000000};
     const struct timespec *limit = c->is_ppoll ? c->timespec : c->timeout >= 0 ? &timeout : NULL;
     struct itr_park p;
-    if ((limit != NULL && limit->tv_sec == 0 && limit->tv_nsec == 0) ||
+    if ((limit != NULL && limit->tv_sec == 0 && limit->tv_nsec == 0) || (c->n > 0 && is_nowhere(c->fds)) ||
         !itr_park_begin(&p, c->n > 0 && c->n <= STACK_FDS ? ITR_PARK_FDSET : ITR_PARK_SIGNAL, ITR_POLL, name,
                         c->n == 1 ? c->fds[0].fd : -1)) {
         return real_poll(c, c->fds, c->n, c->is_ppoll ? limit : NULL);
@@ -180,6 +181,13 @@ static int real_select(const struct select_call *c, int n, fd_set *r, const stru
 
 static size_t set_bytes(int n) { return ((size_t)n + 8 * sizeof(long) - 1) / (8 * sizeof(long)) * sizeof(long); }
 
+/* The kernel does not look at what lies beyond the program's number, but would look as far as ours. */
+static void clear_beyond(fd_set *set, int n) {
+    for (int fd = n; fd < FD_SETSIZE && fd % (8 * (int)sizeof(long)) != 0; fd++) {
+        FD_CLR(fd, set);
+    }
+}
+
 static void clear_select(const struct select_call *c) {
     for (int i = 0; i < 3; i++) {
         if (c->sets[i] != NULL) {
@@ -195,11 +203,16 @@ static int park_select(struct select_call *c, const char *name) {
     struct itr_park p;
     /* 3.9's and 3.10's time.sleep is a select of nothing. */
     uint32_t class_ = c->n == 0 ? (uint32_t)ITR_SELECT | ITR_SLEEP : ITR_SELECT;
-    if (no_wait || c->n < 0 || c->n > FD_SETSIZE ||
+    bool bad = false;
+    for (int i = 0; i < 3; i++) {
+        bad = bad || (c->n > 0 && c->sets[i] != NULL && is_nowhere(c->sets[i]));
+    }
+    if (no_wait || bad || c->n < 0 || c->n > MOST_BITS ||
         !itr_park_begin(&p, small ? ITR_PARK_FDSET : ITR_PARK_SIGNAL, class_, name, -1)) {
         return real_select(c, c->n, c->sets[0], c->timespec);
     }
-    fd_set before[3];
+    size_t bytes = set_bytes(c->n);
+    unsigned char before[3][bytes + 1]; /* of what there is: larger sets than libc's are the program's own */
     fd_set readable;
     struct timespec deadline;
     struct timespec left;
@@ -212,7 +225,7 @@ static int park_select(struct select_call *c, const char *name) {
     const struct timespec *wait = limit;
     for (int i = 0; i < 3; i++) {
         if (c->sets[i] != NULL) {
-            memcpy(&before[i], c->sets[i], set_bytes(c->n));
+            memcpy(before[i], c->sets[i], bytes);
         }
     }
     if (limit != NULL) {
@@ -240,7 +253,8 @@ static int park_select(struct select_call *c, const char *name) {
                 for (int i = 0; i < 3; i++) {
                     FD_ZERO(&full[i]);
                     if (c->sets[i] != NULL) {
-                        memcpy(&full[i], c->sets[i], set_bytes(c->n));
+                        memcpy(&full[i], c->sets[i], bytes);
+                        clear_beyond(&full[i], c->n);
                         pass[i] = &full[i];
                     }
                 }
@@ -258,7 +272,7 @@ static int park_select(struct select_call *c, const char *name) {
                     only_ours = ours && result == 0;
                     for (int i = 0; i < 3; i++) {
                         if (c->sets[i] != NULL && !only_ours) {
-                            memcpy(c->sets[i], &full[i], set_bytes(c->n));
+                            memcpy(c->sets[i], &full[i], bytes);
                         }
                     }
                 } else if (errno == EBADF && itr_pipe_lost(p.slot)) {
@@ -291,7 +305,7 @@ static int park_select(struct select_call *c, const char *name) {
         }
         for (int i = 0; i < 3; i++) {
             if (c->sets[i] != NULL) {
-                memcpy(c->sets[i], &before[i], set_bytes(c->n));
+                memcpy(c->sets[i], before[i], bytes);
             }
         }
         if (limit != NULL) {

@@ -8,6 +8,7 @@
 #include <limits.h>
 #include <signal.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <time.h>
 
 /* The program's temporary mask without our signal; NULL stays NULL. */
@@ -35,6 +36,9 @@ static inline bool lets_in(const sigset_t *mask) {
     }
     return false;
 }
+
+/* Not even in the first page: the kernel says EFAULT. */
+static inline bool is_nowhere(const void *pointer) { return (uintptr_t)pointer < 4096; }
 
 static inline int in_ms(const struct timespec *t) {
     return t->tv_sec > INT_MAX / 1000 - 1 ? INT_MAX : (int)(t->tv_sec * 1000 + (t->tv_nsec + 999999) / 1000000);

@@ -230,7 +230,7 @@ static bool run_restarted(struct run *r) {
     int seen = signals_seen;
     while (worker_busy(&r->w) && signals_seen < seen + 10) {
         check_patience(since, r->row->name);
-        if (r->w.attach ? is_parked(r->w.thread, announced(r)) : now_ns() - since > MS) {
+        if (r->w.attach ? is_parked(r->w.thread, announced(r)) : now_ns() - since > MS && task_state(r->w.tid) == 'S') {
             pthread_kill(r->w.thread, SIGUSR2);
         }
         breathe();

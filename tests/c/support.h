@@ -20,6 +20,7 @@
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 #define MS INT64_C(1000000) /* in ns */
 #define PATIENCE_NS (20000 * MS)
+#define HANGS_S 100 /* a child that takes so long does; less than CTest's time-out, which says less */
 
 /* A thread that runs one job after another. It waits for them on a condition variable, which is not interposed, so a
  * pending interrupt does not disturb the waiting. */

@@ -163,7 +163,11 @@ static void wakes_fast(void **state) {
     assert_int_equal(pipe(ends), 0);
     r.fd = ends[0];
     worker_start(&w, true);
-    for (int i = 0; i < 50; i++) {
+    int64_t since = now_ns();
+    for (int i = 0; i < 50 || best >= 5 * MS; i++) { /* one that nobody else's work has delayed */
+        if (i >= 50) {
+            check_patience(since, "one that is fast");
+        }
         worker_give(&w, do_read, &r);
         await_parked(w.thread, "read");
         int64_t start = now_ns();
@@ -176,7 +180,6 @@ static void wakes_fast(void **state) {
         worker_do(&w, clear, &cleared);
         assert_int_equal(cleared, 1);
     }
-    assert_true(best < 5 * MS);
     worker_stop(&w);
     close(ends[0]);
     close(ends[1]);

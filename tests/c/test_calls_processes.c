@@ -263,8 +263,7 @@ static void covered(void **state) {
     check_covered(rows, COUNT(rows), ITR_WAIT | ITR_SIGWAIT | ITR_IPC);
 }
 
-/* ---- what cannot wait is never broken: a thread that is to stop must be able to let go of what it holds -------------
- */
+/* ---- what cannot wait is never broken: a thread that is to stop must be able to let go of what it holds ---------- */
 
 static void cannot_wait(void **state) {
     (void)state;

@@ -7,6 +7,8 @@
 #include <errno.h>
 #include <limits.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #define QUICK_MS 5
 #define MANY 200 /* more descriptors than the shim adds its own to */
@@ -272,8 +274,91 @@ static void sem_wait_is_left_alone(void **state) {
     worker_stop(&w);
 }
 
+/* ---- select: what lies beyond ------------------------------------------------------------------------------------ */
+
+struct sets {
+    int ends[2], far, n;
+    unsigned long read[64]; /* 4,096 bits */
+    int result, error;
+};
+
+static void set_bit(struct sets *s, int fd) { s->read[fd / 64] |= 1UL << (fd % 64); }
+static bool has_bit(const struct sets *s, int fd) { return (s->read[fd / 64] >> (fd % 64) & 1) != 0; }
+
+static void clear(void *unused) {
+    (void)unused;
+    itr_clear();
+}
+
+static void do_sets(void *arg) {
+    struct sets *s = arg;
+    struct timeval timeout = {0, 1000};
+    s->result = select(s->n, (fd_set *)(void *)s->read, NULL, NULL, s->far == 0 ? &timeout : NULL);
+    s->error = errno;
+}
+
+/* A number that is closed, between those that are asked about and that of our own pipe. */
+static void select_ignores_what_lies_beyond(void **state) {
+    (void)state;
+    struct worker w;
+    struct sets s = {.n = 1};
+    int last = 0;
+    int first = dup(STDOUT_FILENO);
+    while (last < 40) {
+        last = dup(STDOUT_FILENO);
+    }
+    worker_start(&w, true);
+    worker_do(&w, do_sets, &s); /* makes the pipe, unless there is one left */
+    for (int fd = first; fd <= last; fd++) {
+        close(fd);
+    }
+    set_bit(&s, last);
+    worker_do(&w, do_sets, &s);
+    assert_int_equal(s.result, 0);
+    assert_false(has_bit(&s, last));
+    worker_stop(&w);
+}
+
+/* More than libc has room for in a set: the program brings its own. */
+static void select_of_larger_sets(void **state) {
+    (void)state;
+    struct worker w;
+    struct sets s = {.far = 2000, .n = 2001};
+    struct rlimit limit;
+    struct rlimit wide;
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    wide = limit;
+    wide.rlim_cur = limit.rlim_cur < 4096 ? 4096 : limit.rlim_cur;
+    if (setrlimit(RLIMIT_NOFILE, &wide) != 0) {
+        skip();
+    }
+    assert_int_equal(pipe(s.ends), 0);
+    assert_int_equal(dup2(s.ends[0], s.far), s.far);
+    worker_start(&w, true);
+    set_bit(&s, s.far);
+    worker_give(&w, do_sets, &s);
+    await_parked(w.thread, "select");
+    assert_int_equal(itr_interrupt(w.thread), ITR_OK);
+    worker_wait(&w);
+    assert_int_equal(s.result, -1);
+    assert_int_equal(s.error, ECANCELED);
+    worker_do(&w, clear, NULL);
+    memset(s.read, 0, sizeof s.read);
+    set_bit(&s, s.far);
+    assert_int_equal(write(s.ends[1], "x", 1), 1);
+    worker_do(&w, do_sets, &s);
+    assert_int_equal(s.result, 1);
+    assert_true(has_bit(&s, s.far));
+    worker_stop(&w);
+    close(s.far);
+    close(s.ends[0]);
+    close(s.ends[1]);
+    setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(select_ignores_what_lies_beyond), /* the first, while no pipe is left */
         cmocka_unit_test(covered),
         cmocka_unit_test(broken),
         cmocka_unit_test(masked),
@@ -281,6 +366,7 @@ int main(void) {
         cmocka_unit_test(attached_plain),
         cmocka_unit_test(restarted),
         cmocka_unit_test(sem_wait_is_left_alone),
+        cmocka_unit_test(select_of_larger_sets),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -236,7 +236,7 @@ static void a_longer_name_is_another_library(void **state) {
     (void)state;
     struct job job = {.library = &renamed};
     park(&job, poll_twice, "poll");
-    assert_int_equal(itr_interrupt(worker.thread), ITR_OK);
+    interrupt_and_await_told();
     await_parked(worker.thread, "poll"); /* the second */
     satisfy();
     assert_int_equal(job.result, EINTR);
@@ -275,7 +275,7 @@ static void an_unloaded_library_leaves_no_policy_behind(void **state) {
     handle = load(&passing, "libnext.so");
     print_message("%s address\n", passing.poll == gone ? "the same" : "another");
     park(&job, poll_twice, "poll");
-    assert_int_equal(itr_interrupt(worker.thread), ITR_OK);
+    interrupt_and_await_told();
     await_parked(worker.thread, "poll"); /* the second */
     satisfy();
     assert_int_equal(job.result, EINTR);

@@ -86,7 +86,7 @@ static void forks(void *arg) {
     struct fork_job *j = arg;
     pid_t child = fork();
     if (child == 0) {
-        alarm(30);
+        alarm(HANGS_S);
         _exit(child_works(j->fds, j->attached) & 0xff);
     }
     j->status = -1;
@@ -208,7 +208,7 @@ static void *waits_to_be_asked(void *arg) {
     asked[mine] = 0;
     itr_interrupt(pthread_self());
     while (asked[mine] == 0) {
-        if (now_ns() - since > 2000 * MS) {
+        if (now_ns() - since > PATIENCE_NS) {
             return arg;
         }
         breathe();
@@ -236,7 +236,7 @@ static int watched_again(void *arg) {
     EXPECT(pthread_create(&release, NULL, lets_go, NULL) == 0);
     pid_t child = fork(); /* the monitor still has them on its list */
     if (child == 0) {
-        alarm(30);
+        alarm(HANGS_S);
         itr_detach();
         itr_stub_api()->monitor_allow(); /* with a hook, it waits for that */
         for (int i = 0; i < MANY; i++) {

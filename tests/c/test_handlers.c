@@ -139,11 +139,12 @@ static int interrupts_a_sleep(void) {
     worker_start(&w, true);
     worker_give(&w, sleep_long, &result);
     await_parked(w.thread, "nanosleep");
-    if (itr_interrupt(w.thread) != ITR_OK) {
-        return 1;
+    int answer = itr_interrupt(w.thread);
+    if (answer == ITR_OK) {
+        worker_wait(&w);
+        worker_stop(&w); /* it uses our stack */
     }
-    worker_wait(&w);
-    return result == -1 ? 0 : 2;
+    return answer == ITR_OK && result == -1 ? 0 : 2;
 }
 
 int main(int argc, char **argv) {

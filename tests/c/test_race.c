@@ -185,6 +185,7 @@ struct side {
     unsigned cleared;
     _Atomic int wrong; /* errno */
     number expected, got;
+    _Atomic number done;
     _Atomic bool finished;
 };
 
@@ -229,6 +230,7 @@ static void consume(void *arg) {
             s->got = got;
             break;
         }
+        s->done = n;
     }
     s->finished = true;
 }
@@ -258,7 +260,12 @@ static void completion(void **state) {
             worker_give(&w[j], j == 0 ? produce : consume, &sides[j]);
         }
         int64_t since = now_ns();
+        number done = 0;
         while (!sides[0].finished || !sides[1].finished) {
+            if (sides[1].done != done) { /* slow, but it goes on */
+                done = sides[1].done;
+                since = now_ns();
+            }
             check_patience(since, channels[i].name);
             size_t j = next_random(&seed) % 2;
             recorded[j] += itr_interrupt(w[j].thread) == ITR_OK;
@@ -277,8 +284,7 @@ static void completion(void **state) {
     }
 }
 
-/* ---- connect, woken for an interrupt that was taken back ----------------------------------------------------------
- */
+/* ---- connect, woken for an interrupt that was taken back --------------------------------------------------------- */
 
 struct connecting {
     int fd, result, error;

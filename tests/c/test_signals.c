@@ -1,261 +1,14 @@
-/* The wake-up signal is shared: the program goes on seeing its own disposition and mask, its handlers run, and a
- * runtime that takes the signal away does not stop the interrupts. Each test runs in a child of its own, as
- * dispositions last. */
-#include "rows.h"
+/* The wake-up signal comes through: whatever the program blocks, waits for, or gets at the same time, and when another
+ * runtime takes the signal away. Each test runs in a child of its own, as dispositions last. */
+#include "breaks.h"
 
 #include "api.h"
 
 #include <errno.h>
 #include <stdatomic.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
-
-static void clear(void *arg) { *(int *)arg = itr_clear(); }
-
-struct reader {
-    int ends[2];
-    ssize_t result;
-    int error;
-    bool full_mask, restore;
-    _Atomic int seen;
-};
-
-static void do_read(void *arg) {
-    struct reader *r = arg;
-    char byte;
-    r->result = read(r->ends[0], &byte, 1);
-    r->error = errno;
-}
-
-/* Parks, interrupts, sees it broken, clears. 0 or a line. */
-static int breaks(struct worker *w) {
-    struct reader r;
-    int cleared = 0;
-    EXPECT(pipe(r.ends) == 0);
-    worker_give(w, do_read, &r);
-    await_parked(w->thread, "read");
-    EXPECT(itr_interrupt(w->thread) == ITR_OK);
-    worker_wait(w);
-    EXPECT(r.result == -1);
-    EXPECT(r.error == ECANCELED);
-    worker_do(w, clear, &cleared);
-    EXPECT(cleared == 1);
-    close(r.ends[0]);
-    close(r.ends[1]);
-    return 0;
-}
-
-/* ---- the program's own handler ----------------------------------------------------------------------------------- */
-
-static _Atomic int seen_info;
-static void with_info(int sig, siginfo_t *info, void *context) {
-    (void)context;
-    if (sig == SIGURG && info != NULL) {
-        atomic_fetch_add(&seen_info, 1);
-    }
-}
-
-/* A signal to the process may be handled by any of its threads, a moment later. */
-static bool comes(_Atomic int *seen, int count) {
-    for (int64_t since = now_ns(); *seen < count && now_ns() - since < PATIENCE_NS;) {
-        breathe();
-    }
-    return *seen == count;
-}
-
-static int handlers(void *arg) {
-    struct worker w;
-    struct sigaction act;
-    struct sigaction old;
-    int urgent = itr_stub_api()->signal_number();
-    int (*interrupts)(int, int) =
-        (int (*)(int, int))function_named("siginterrupt").plain; /* deprecated: no prototype */
-    (void)arg;
-    EXPECT(urgent == SIGURG);
-    count_signal(SIGURG, SA_RESTART); /* before anything is attached */
-    worker_start(&w, true);
-    EXPECT(breaks(&w) == 0);
-    EXPECT(signals_seen == 0); /* it sees nothing of ours */
-    EXPECT(sigaction(SIGURG, NULL, &old) == 0);
-    EXPECT((old.sa_flags & SA_RESTART) != 0 && (old.sa_flags & SA_SIGINFO) == 0);
-    kill(getpid(), SIGURG); /* somebody else's: to the program */
-    EXPECT(comes(&signals_seen, 1));
-    raise(SIGURG); /* the program's own, to a thread that is not attached */
-    EXPECT(comes(&signals_seen, 2));
-    pthread_kill(w.thread, SIGURG); /* ... and to one that is */
-    EXPECT(comes(&signals_seen, 3));
-    memset(&act, 0, sizeof act);
-    act.sa_sigaction = with_info;
-    act.sa_flags = SA_SIGINFO;
-    EXPECT(sigaction(SIGURG, &act, &old) == 0); /* after it */
-    EXPECT(sigaction(SIGURG, NULL, &old) == 0);
-    EXPECT(old.sa_sigaction == with_info && (old.sa_flags & SA_SIGINFO) != 0);
-    EXPECT(breaks(&w) == 0);
-    EXPECT(seen_info == 0);
-    kill(getpid(), SIGURG);
-    EXPECT(comes(&seen_info, 1));
-    EXPECT(interrupts(SIGURG, 0) == 0);
-    EXPECT(sigaction(SIGURG, NULL, &old) == 0 && (old.sa_flags & SA_RESTART) != 0);
-    EXPECT(interrupts(SIGURG, 1) == 0);
-    EXPECT(sigaction(SIGURG, NULL, &old) == 0 && (old.sa_flags & SA_RESTART) == 0);
-    EXPECT(signal(SIGURG, SIG_IGN) != SIG_ERR);
-    EXPECT(signal(SIGURG, SIG_DFL) == SIG_IGN);
-    EXPECT(breaks(&w) == 0);
-    kill(getpid(), SIGURG); /* ignored */
-    EXPECT(seen_info == 1 && signals_seen == 3);
-    worker_stop(&w);
-    return 0;
-}
-
-/* ---- other processes' signals ------------------------------------------------------------------------------------ */
-
-static _Atomic int seen_value, seen_pid, seen_count;
-static void with_value(int sig, siginfo_t *info, void *context) {
-    (void)sig;
-    (void)context;
-    seen_value = info->si_code == SI_QUEUE ? info->si_value.sival_int : -1;
-    seen_pid = info->si_pid;
-    atomic_fetch_add(&seen_count, 1);
-}
-
-/* What the kernel takes, without libc and so without us. */
-struct raw_action {
-    void (*handler)(int);
-    unsigned long flags;
-    void (*restorer)(void);
-    uint64_t mask;
-};
-
-/* Another runtime's way to take a signal. */
-static void take_away(int sig, void (*handler)(int, siginfo_t *, void *)) {
-    struct sigaction act;
-    struct raw_action raw;
-    /* libc knows the restorer: install by libc for another signal and copy. */
-    memset(&act, 0, sizeof act);
-    act.sa_sigaction = handler;
-    act.sa_flags = SA_RESTART | SA_SIGINFO;
-    sigaction(SIGUSR2, &act, NULL);
-    syscall(SYS_rt_sigaction, SIGUSR2, NULL, &raw, sizeof raw.mask);
-    syscall(SYS_rt_sigaction, sig, &raw, NULL, sizeof raw.mask);
-}
-
-static _Atomic(void *) mark; /* what a wake-up carries */
-static void foreign(int sig, siginfo_t *info, void *context) {
-    (void)sig;
-    (void)context;
-    atomic_store(&mark, info->si_value.sival_ptr);
-}
-
-/* From a child, to this process; or to one thread of it. */
-static pid_t child_sends(int sig, bool queued, union sigval value, pid_t thread) {
-    pid_t to = getpid();
-    pid_t child = fork();
-    if (child == 0) {
-        int sent = queued        ? sigqueue(to, sig, value)
-                   : thread != 0 ? (int)syscall(SYS_tgkill, to, thread, sig)
-                                 : kill(to, sig);
-        _exit(sent == 0 ? 0 : 1);
-    }
-    int status = -1;
-    while (child > 0 && waitpid(child, &status, 0) == -1 && errno == EINTR) { /* our handler restarts nothing */
-    }
-    return status == 0 ? child : -1;
-}
-
-static void read_through(void *arg) {
-    struct reader *r = arg;
-    do {
-        do_read(r);
-    } while (r->result == -1 && r->error == EINTR);
-}
-
-static int other_processes(void *arg) {
-    struct worker w;
-    struct reader r;
-    struct sigaction act;
-    int count = 0;
-    (void)arg;
-    memset(&act, 0, sizeof act);
-    act.sa_sigaction = with_value;
-    act.sa_flags = SA_SIGINFO | SA_RESTART;
-    EXPECT(sigaction(SIGURG, &act, NULL) == 0);
-    worker_start(&w, true);
-    EXPECT(breaks(&w) == 0);
-    EXPECT(pipe(r.ends) == 0);
-    worker_give(&w, read_through, &r); /* one that waits all along */
-    await_parked(w.thread, "read");
-    for (int round = 0; round < 10; round++) {
-        pid_t child = child_sends(SIGURG, true, (union sigval){.sival_int = round}, 0);
-        EXPECT(comes(&seen_count, ++count) && seen_value == round && seen_pid == child);
-        EXPECT(sigqueue(getpid(), SIGURG, (union sigval){.sival_int = ~round}) == 0);
-        EXPECT(comes(&seen_count, ++count) && seen_value == ~round && seen_pid == getpid());
-        EXPECT(child_sends(SIGURG, false, (union sigval){.sival_int = 0}, round % 2 == 0 ? 0 : w.tid) > 0);
-        EXPECT(comes(&seen_count, ++count) && seen_value == -1);
-    }
-    EXPECT(write(r.ends[1], "x", 1) == 1);
-    worker_wait(&w);
-    EXPECT(r.result == 1);
-    EXPECT(breaks(&w) == 0);
-    EXPECT(seen_count == count);
-    worker_stop(&w);
-    return 0;
-}
-
-/* Another process knows what marks a wake-up. (Who takes the number away sees it; another number is used from then.) */
-static int known_mark(void *arg) {
-    struct worker w;
-    struct sigaction act;
-    (void)arg;
-    memset(&act, 0, sizeof act);
-    worker_start(&w, true);
-    take_away(SIGURG, foreign);
-    EXPECT(breaks(&w) == 0);
-    EXPECT(mark != NULL);
-    int sig = itr_stub_api()->signal_number();
-    EXPECT(sig != SIGURG && itr_stub_api()->signal_ours());
-    act.sa_sigaction = with_value;
-    act.sa_flags = SA_SIGINFO;
-    EXPECT(sigaction(sig, &act, NULL) == 0);
-    EXPECT(child_sends(sig, true, (union sigval){.sival_ptr = mark}, 0) > 0);
-    EXPECT(comes(&seen_count, 1));
-    EXPECT(breaks(&w) == 0);
-    EXPECT(seen_count == 1);
-    worker_stop(&w);
-    return 0;
-}
-
-/* Our handler hands on each of those that come to several threads at once. */
-enum { RAISERS = 4 };
-
-static void *raises(void *arg) {
-    unsigned rounds = *(unsigned *)arg;
-    for (unsigned i = 0; i < rounds; i++) {
-        raise(SIGURG);
-    }
-    return NULL;
-}
-
-static int at_once(void *arg) {
-    struct worker w;
-    pthread_t threads[RAISERS];
-    unsigned rounds = stress_count(200000);
-    (void)arg;
-    count_signal(SIGURG, 0);
-    worker_start(&w, true);
-    for (int i = 0; i < RAISERS; i++) {
-        EXPECT(pthread_create(&threads[i], NULL, raises, &rounds) == 0);
-    }
-    for (int i = 0; i < RAISERS; i++) {
-        EXPECT(pthread_join(threads[i], NULL) == 0);
-    }
-    EXPECT(signals_seen == (int)(rounds * RAISERS));
-    EXPECT(breaks(&w) == 0);
-    worker_stop(&w);
-    return 0;
-}
 
 /* ---- the program's mask ------------------------------------------------------------------------------------------ */
 
@@ -397,6 +150,34 @@ static int storm(void *arg) {
 
 /* ---- another runtime takes the signal ---------------------------------------------------------------------------- */
 
+/* What the kernel takes, without libc and so without us. */
+struct raw_action {
+    void (*handler)(int);
+    unsigned long flags;
+    void (*restorer)(void);
+    uint64_t mask;
+};
+
+/* Another runtime's way to take a signal. */
+static void take_away(int sig, void (*handler)(int, siginfo_t *, void *)) {
+    struct sigaction act;
+    struct raw_action raw;
+    /* libc knows the restorer: install by libc for another signal and copy. */
+    memset(&act, 0, sizeof act);
+    act.sa_sigaction = handler;
+    act.sa_flags = SA_RESTART | SA_SIGINFO;
+    sigaction(SIGUSR2, &act, NULL);
+    syscall(SYS_rt_sigaction, SIGUSR2, NULL, &raw, sizeof raw.mask);
+    syscall(SYS_rt_sigaction, sig, &raw, NULL, sizeof raw.mask);
+}
+
+static _Atomic(void *) mark; /* what a wake-up carries */
+static void foreign(int sig, siginfo_t *info, void *context) {
+    (void)sig;
+    (void)context;
+    atomic_store(&mark, info->si_value.sival_ptr);
+}
+
 static int taken(void *arg) {
     enum { THREADS = 4 };
     struct worker w[THREADS];
@@ -459,25 +240,71 @@ static int taken_and_blocked(void *arg) {
     return 0;
 }
 
-static void program_handlers(void **state) { (void)state, in_child(handlers, NULL); }
-static void signals_of_other_processes(void **state) { (void)state, in_child(other_processes, NULL); }
+/* ---- another process knows the mark ------------------------------------------------------------------------------ */
+
+static _Atomic int seen_info;
+static void counts_info(int sig, siginfo_t *info, void *context) {
+    (void)sig, (void)info, (void)context;
+    atomic_fetch_add(&seen_info, 1);
+}
+
+/* A wake-up is one of this process. (Who takes the number away sees it; another number is used from then.) */
+static int known_mark(void *arg) {
+    struct worker w;
+    struct sigaction act;
+    (void)arg;
+    memset(&act, 0, sizeof act);
+    worker_start(&w, true);
+    take_away(SIGURG, foreign);
+    EXPECT(breaks(&w) == 0);
+    EXPECT(mark != NULL);
+    int sig = itr_stub_api()->signal_number();
+    EXPECT(sig != SIGURG && itr_stub_api()->signal_ours());
+    act.sa_sigaction = counts_info;
+    act.sa_flags = SA_SIGINFO;
+    EXPECT(sigaction(sig, &act, NULL) == 0);
+    EXPECT(child_sends(sig, true, (union sigval){.sival_ptr = mark}, 0) > 0);
+    EXPECT(comes(&seen_info, 1));
+    EXPECT(breaks(&w) == 0);
+    EXPECT(seen_info == 1);
+    worker_stop(&w);
+    return 0;
+}
+
+/* ---- libc's own signals ------------------------------------------------------------------------------------------ */
+
+/* Who waits for one of them, by system call, has it blocked for good: to start the monitor must not let it in. */
+static int libcs_own(void *arg) {
+    struct worker w;
+    uint64_t own = UINT64_C(1) << 31;
+    uint64_t before;
+    uint64_t after;
+    (void)arg;
+    worker_start(&w, true);
+    EXPECT(syscall(SYS_rt_sigprocmask, SIG_BLOCK, &own, NULL, sizeof own) == 0);
+    EXPECT(syscall(SYS_rt_sigprocmask, SIG_BLOCK, NULL, &before, sizeof before) == 0);
+    EXPECT(itr_interrupt(w.thread) == ITR_OK);
+    EXPECT(syscall(SYS_rt_sigprocmask, SIG_BLOCK, NULL, &after, sizeof after) == 0);
+    EXPECT(after == before);
+    worker_stop(&w);
+    return 0;
+}
+
 static void a_mark_that_others_know(void **state) { (void)state, in_child(known_mark, NULL); }
-static void program_handlers_at_once(void **state) { (void)state, in_child(at_once, NULL); }
 static void program_masks(void **state) { (void)state, in_child(blocked, NULL); }
 static void sigwait_on_a_full_set(void **state) { (void)state, in_child(full_set, NULL); }
 static void restarting_signals(void **state) { (void)state, in_child(storm, NULL); }
+static void signals_of_libc(void **state) { (void)state, in_child(libcs_own, NULL); }
 static void another_runtime(void **state) { (void)state, in_child(taken, NULL); }
 static void another_runtime_and_blocked(void **state) { (void)state, in_child(taken_and_blocked, NULL); }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(program_handlers),
-        cmocka_unit_test(program_handlers_at_once),
-        cmocka_unit_test(signals_of_other_processes),
         cmocka_unit_test(a_mark_that_others_know),
         cmocka_unit_test(program_masks),
         cmocka_unit_test(sigwait_on_a_full_set),
         cmocka_unit_test(restarting_signals),
+        cmocka_unit_test(signals_of_libc),
         cmocka_unit_test(another_runtime),
         cmocka_unit_test(another_runtime_and_blocked),
     };

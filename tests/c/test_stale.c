@@ -13,7 +13,7 @@
 #include <sys/ipc.h>
 
 #define WAIT_US 2000
-#define LATE (5000 * MS) /* a busy machine may take seconds; a wait that is begun again and again takes for ever */
+#define LATE PATIENCE_NS /* a busy machine may take seconds; a wait that is begun again and again takes for ever */
 
 struct things {
     int pipe[2], epoll, semaphores, queue;
