@@ -15,6 +15,7 @@ from typing import Callable
 
 PRELOADED = "libinterruptible" in os.environ.get("LD_PRELOAD", "")
 BATCHES = 15
+INTERRUPT_WAITS = "... while an interrupt waits"
 
 
 def best(body: Callable[[int], object], n: int) -> float:
@@ -99,6 +100,37 @@ def ping_pong(n: int) -> None:
     theirs.close()
 
 
+def nothing() -> None:
+    pass
+
+
+def interrupt_waits(n: int) -> tuple[float, float]:
+    """Nanoseconds of a call in code that must not be cut: alone, and while an interrupt waits for its end. All in all,
+    since there are pauses between the looks."""
+    from interruptible_threading import ThreadInterrupted, interrupt, is_interrupted, uninterruptible
+
+    own = threading.current_thread()
+    found = [0.0, 0.0]
+
+    @uninterruptible
+    def work() -> None:
+        for at in range(2):
+            started = time.perf_counter()
+            calls(nothing)(n)
+            found[at] = (time.perf_counter() - started) / n * 1e9
+            if at == 0:
+                threading.Thread(target=interrupt, args=(own,)).start()
+                while not is_interrupted():
+                    pass
+
+    try:
+        work()
+        while True:
+            pass
+    except ThreadInterrupted:
+        return found[0], found[1]
+
+
 def measure(scale: float) -> dict[str, float]:
     def times(n: int) -> int:
         return max(50, int(n * scale))
@@ -114,11 +146,13 @@ def measure(scale: float) -> dict[str, float]:
         "socket ping-pong": best(ping_pong, times(1_000)) - loop,
         # Any METH_NOARGS function that does next to nothing.
         "empty C call": best(calls(gc.isenabled), times(200_000)) - loop,
+        "Python call": best(calls(nothing), times(200_000)) - loop,
     }
     if PRELOADED:
         from interruptible_threading import check_interrupt
 
         results["check_interrupt()"] = best(calls(check_interrupt), times(200_000)) - loop
+        results["call under @uninterruptible"], results[INTERRUPT_WAITS] = interrupt_waits(times(1_000_000))
     return results
 
 

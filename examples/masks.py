@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Hold interrupts back where two steps belong together.
 
-interruptible run examples/masks.py
+python examples/masks.py
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import queue
 import sys
 import threading
 
-from interruptible_threading import ThreadInterrupted, critical_section, deliver_on_blocking, interrupt
+from interruptible_threading import ThreadInterrupted, critical_section, deliver_on_blocking, install_patches, interrupt
 
 
 class Accounts:
@@ -44,6 +44,7 @@ def copy_items(source: queue.Queue[int], copied: list[int], begun: threading.Eve
 
 
 def main() -> int:
+    install_patches()  # not needed when started by `interruptible run`
     for _ in range(100):
         accounts = Accounts()
         thread = threading.Thread(target=accounts.transfer, args=(begun := threading.Event(),))

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A time limit for a call that may hang, whatever it hangs in: a tool called by an agent, a plugin, a slow host.
 
-interruptible run examples/time_limit.py
+python examples/time_limit.py
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from concurrent.futures import Future
 from typing import Any, Callable, TypeVar
 
-from interruptible_threading import ThreadInterrupted, interrupt
+from interruptible_threading import ThreadInterrupted, install_patches, interrupt
 
 T = TypeVar("T")
 
@@ -59,6 +59,7 @@ def hung_tool() -> str:
 
 
 def main() -> int:
+    install_patches()  # not needed when started by `interruptible run`
     for tool in (quick_tool, hung_tool):
         started = time.monotonic()
         try:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Cancel a task of a thread pool that is running already, and keep its worker.
 
-interruptible run examples/worker_pool.py
+python examples/worker_pool.py
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any, Callable
 
-from interruptible_threading import InterruptHandle, ThreadInterrupted, critical_section, interrupt
+from interruptible_threading import InterruptHandle, ThreadInterrupted, critical_section, install_patches, interrupt
 
 
-class Cancelled(Exception):
-    """What the future of a cancelled task raises."""
+class Cancelled(CancelledError):
+    """What the future of a task raises that was cancelled while it ran. One that had not begun raises the class above."""
 
 
 class Task:
@@ -27,18 +27,23 @@ class Task:
         self._lock = threading.Lock()  # held by cancel() from the look at _worker to the interrupt
         self._worker: threading.Thread | None = None
         self._handle: InterruptHandle | None = None
+        self._cancelled = False
         self.future: Future[Any] = pool.submit(self._run)
 
     def cancel(self) -> None:
         """Cancel it, running or not. Once is enough."""
         with self._lock:
-            if not self.future.cancel() and self._worker is not None and self._handle is None:
-                self._handle = interrupt(self._worker, reason="cancelled")
+            if not self.future.cancel() and not self._cancelled:
+                self._cancelled = True  # also where a worker has taken it that has not come to say so
+                if self._worker is not None:
+                    self._handle = interrupt(self._worker, reason="cancelled")
 
     def _run(self) -> Any:
         try:
             try:
                 with self._lock:
+                    if self._cancelled:
+                        raise Cancelled("cancelled")
                     self._worker = threading.current_thread()
                 return self._function(*self._args)
             finally:
@@ -62,6 +67,7 @@ def fetch(name: str, seconds: float) -> str:
 
 
 def main() -> int:
+    install_patches()  # not needed when started by `interruptible run`
     with ThreadPoolExecutor(max_workers=2) as pool:
         tasks = [Task(pool, fetch, name, seconds) for name, seconds in (("a", 0.1), ("b", 3600.0), ("c", 0.1), ("d", 0.1))]
         print(tasks[0].future.result())
@@ -69,8 +75,8 @@ def main() -> int:
         for task in tasks[1:]:
             try:
                 print(task.future.result())
-            except Cancelled as cancelled:
-                print(f"a task was {cancelled}")
+            except CancelledError:
+                print("a task was cancelled")
     return 0
 
 

@@ -16,7 +16,7 @@ from table import coloured, duration, heading, row
 from calls import Call, all_calls
 
 ROUNDS = 5
-GIVE_UP = 3.0  # seconds until a thread counts as not interrupted
+GIVE_UP = 20.0  # seconds until a thread counts as not interrupted
 WIDTHS = (28, 15, -7, 17)
 
 

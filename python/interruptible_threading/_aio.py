@@ -28,17 +28,17 @@ class _Root:
         self._loop, self._task = loop, task
 
     def detach(self) -> None:
-        """The task is over: what comes now is raised, as in any other code."""
+        """The task is over: what comes now stays pending. Inside the loop, that shuts down, it would be logged and lost."""
         self._loop = self._task = None
 
     def take(self) -> bool:
-        """Consume the pending interrupt, unless a mask holds it back. The first one is what run_interruptible() raises."""
+        """Consume the pending interrupt, unless a mask holds it back. The last one is what run_interruptible() raises."""
         try:
             exc = _core.take()
         except BaseException as error:  # the exception's constructor has failed: that comes out in its place
             exc = error
-        if exc is not None and self.interrupt is None:
-            self.interrupt = exc
+        if exc is not None:
+            self.interrupt = exc  # the task may have dealt with an earlier one
         return exc is not None
 
     def notify(self) -> None:
@@ -61,7 +61,8 @@ def run_interruptible(coro: Coroutine[Any, Any, _T]) -> _T:
     """``asyncio.run(coro)``, whose interruption cancels the root task and is then raised here.
 
     ``finally`` and ``async with`` blocks run as for any cancellation. critical_section() in the task postpones it. A task
-    that catches the cancellation and returns has dealt with the interrupt: its result is returned.
+    that catches the cancellation and returns has dealt with the interrupt: its result is returned. What comes when the
+    task is over and asyncio shuts down stays pending, and is raised by whatever the thread does next.
     """
     import asyncio
 
@@ -80,7 +81,6 @@ def run_interruptible(coro: Coroutine[Any, Any, _T]) -> _T:
             return await coro
         finally:
             root.detach()
-            _core.set_redirect(None)
 
     try:
         if asyncio._get_running_loop() is not None:
@@ -96,6 +96,7 @@ def run_interruptible(coro: Coroutine[Any, Any, _T]) -> _T:
         if root.interrupt is None:
             raise
     finally:
+        # Not before: nothing is raised into the shutting down of the loop.
         _core.set_redirect(None)
     # Outside the except clause: the cancellation is none of its context.
     raise root.interrupt

@@ -32,9 +32,10 @@ def load() -> None:
     _core.setup(
         opmap=dict(opcode.opmap),
         default_exc=_exceptions.ThreadInterrupted,
-        protected=_protected.loaded_globals(),
-        stdlib=_protected.STDLIB,
+        stdlib=_protected.library_prefix(),
+        stdlib_names=_protected.library_names(),
     )
+    _protected.protect_loaded()
 
 
 def protect_ourselves() -> None:

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from threading import Lock, Thread
 from typing import Any, Callable
 
-from . import _core, _family, _join, _protected, _rehash, _thread_name, _unraisable
+from . import _condition, _core, _family, _join, _mp_condition, _protected, _rehash, _thread_name, _unraisable
 from ._exceptions import ThreadInterrupted, _ThreadInterruptedKeyboard, check_exception_class
 
 _lock = Lock()
@@ -39,7 +39,7 @@ def _install_all(choose: Callable[[], type[Thread]]) -> ExitStack:
         _core.install()
         undo.callback(_restore_builtins)
         _rehash.rehash(_core.swapped_builtins())
-        for part in (_protected, _join, _family, _unraisable):
+        for part in (_protected, _join, _condition, _mp_condition, _family, _unraisable):
             undo.callback(part.uninstall)
             part.install()
         undo.callback(_thread_name.uninstall)

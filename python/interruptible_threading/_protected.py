@@ -1,7 +1,8 @@
 """The modules whose Python code must not be cut between two instructions.
 
 They hold locks, descriptors and children between a call and its bookkeeping. The C extension knows them by the identity of
-their globals, so a program's module of the same name, or one that copies their code, is not among them.
+their globals, so a program's module of the same name, or one that copies their code, is not among them. What they call of the
+program's may be cut, but for what the queues call in the middle of their work: an item's comparison or unpickling.
 
 Modules imported later must join before their first line runs; a scan at the time of an interrupt would be too late for a
 deadline that was armed before the import. So a finder comes first on sys.meta_path while the patches are installed: one
@@ -10,11 +11,14 @@ set look-up for other modules, and for these it lends the module's own loader a 
 
 from __future__ import annotations
 
+import functools
 import importlib.machinery
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Callable
 
 from . import _core
 
@@ -39,10 +43,36 @@ _MODULES = frozenset(
     }
 )
 _PACKAGES = frozenset({"asyncio", "concurrent", "importlib", "logging", "multiprocessing"})
+#: Nothing under them is cut: they have taken the item off.
+_WHOLE = frozenset({"queue", "asyncio.queues", "multiprocessing.connection", "multiprocessing.queues"})
 _OURSELVES = __name__.partition(".")[0]
 
-#: What code objects of the standard library have in front of their file name.
-STDLIB = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
+#: Where the standard library's modules come from. A frozen program may have them in an archive and a folder.
+_PLACES = tuple(
+    os.path.dirname(os.path.abspath(file)) + os.sep
+    for file in (getattr(os, "__file__", None), getattr(threading, "__file__", None))
+    if file
+)
+
+
+def library_prefix() -> str | None:
+    """What code objects of the standard library have in front of their file's name.
+
+    It may be nothing, or the place of the program's own modules, in a program that was frozen; and None when it has no files.
+    """
+    prefix, found, _ = functools.update_wrapper.__code__.co_filename.rpartition("functools.py")
+    return prefix if found else None
+
+
+def library_names() -> frozenset[str]:
+    """The modules and packages of the standard library."""
+    if sys.version_info >= (3, 10):
+        return sys.stdlib_module_names
+    folder = os.path.dirname(getattr(threading, "__file__", None) or "")
+    names = os.listdir(folder) if os.path.isdir(folder) and not hasattr(sys, "frozen") else []
+    if "lib-dynload" not in names:  # that place may be the program's, too
+        names = [*_MODULES, *_PACKAGES]
+    return frozenset(name.partition(".")[0] for name in names if name not in ("test", "site-packages", "dist-packages"))
 
 
 def _is_protected(name: str) -> bool:
@@ -54,25 +84,34 @@ def _is_genuine(name: str, origin: str | None) -> bool:
     """Whether a module of a protected name is the real one, not a program's ``queue.py`` or ``logging.py``."""
     if name.partition(".")[0] == _OURSELVES or origin is None or origin in ("frozen", "built-in"):
         return True
-    return os.path.abspath(origin).startswith(STDLIB)
+    return os.path.abspath(origin).startswith(_PLACES)
 
 
-def loaded_globals() -> list[dict[str, object]]:
-    """The globals of every protected module imported so far."""
-    found = []
+def _announce(name: str, module: ModuleType) -> None:
+    _core.protect(vars(module), name in _WHOLE)
+
+
+def protect_loaded() -> None:
+    """Announce every protected module imported so far; announcing one twice is harmless."""
     for name, module in list(sys.modules.items()):
         if not _is_protected(name) or not isinstance(module, ModuleType):
             continue
         spec = module.__spec__
         if _is_genuine(name, spec.origin if spec is not None else None):
-            found.append(vars(module))
-    return found
+            _announce(name, module)
 
 
-def protect_loaded() -> None:
-    """Announce every protected module imported so far; announcing one twice is harmless."""
-    for namespace in loaded_globals():
-        _core.protect(namespace)
+_actions: dict[str, Callable[[], object]] = {}
+
+
+def when_loaded(name: str, action: Callable[[], object] | None) -> None:
+    """Have the module of this protected name seen to, now if it is imported already. None: not any more."""
+    if action is None:
+        _actions.pop(name, None)
+        return
+    _actions[name] = action
+    if name in sys.modules:
+        action()
 
 
 class _AnnouncingLoader:
@@ -93,11 +132,13 @@ class _AnnouncingLoader:
             spec.loader = self  # type: ignore[assignment]
 
     def exec_module(self, module: ModuleType) -> None:
-        _core.protect(vars(module))
+        _announce(module.__name__, module)
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader  # type: ignore[assignment]
         module.__loader__ = self._loader  # type: ignore[assignment]
         self._loader.exec_module(module)  # type: ignore[attr-defined]
+        if module.__name__ in _actions:
+            _actions[module.__name__]()
 
 
 class _AnnouncingFinder:

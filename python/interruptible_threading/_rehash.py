@@ -22,22 +22,39 @@ _T = TypeVar("_T")
 
 def _refill_set(container: set[Any]) -> None:
     # The methods of set itself: a subclass's may count, check or refuse. In one step: other threads look things up in it.
-    fresh = set(_elements(container))
-    set.__init__(container, fresh)
+    elements = _elements(container)
+    fresh = _made(set, elements)
+    if fresh is not None and _all_there(fresh, elements):
+        set.__init__(container, fresh)
 
 
 def _refill_dict(container: dict[Any, Any]) -> None:
     # Also for an OrderedDict, whose own items() looks every key up and fails on a stale one.
     while True:
         items = _listed(partial(dict.items, container))
+        fresh = _made(dict, items)
+        if fresh is None or not _all_there(fresh, [key for key, _ in items]):
+            return
         if isinstance(container, OrderedDict):
             # It keeps the hashes a second time, with its order.
             OrderedDict.clear(container)
-            for key, value in items:
+            for key, value in fresh.items():
                 OrderedDict.__setitem__(container, key, value)
             return
-        if _core.refill(container, dict(items)):
+        if _core.refill(container, items, fresh):
             return  # else another thread has changed it meanwhile
+
+
+def _made(kind: Callable[[list[Any]], _T], listed: list[Any]) -> _T | None:
+    # A key that cannot be hashed any more stays where it is, and so does what is with it.
+    with suppress(Exception):
+        return kind(listed)
+    return None
+
+
+def _all_there(fresh: set[Any] | dict[Any, Any], keys: list[Any]) -> bool:
+    """Whether none is lost because it has become equal to another. (A builtin may be there with its old hash and its new.)"""
+    return len(fresh) == len({id(key) for key in keys})
 
 
 def _listed(view: Callable[[], Iterable[_T]]) -> list[_T]:

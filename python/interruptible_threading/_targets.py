@@ -6,7 +6,7 @@ import threading
 from threading import Thread
 from typing import Union
 
-from . import _core, _protected
+from . import _core, _protected, _unraisable
 from ._exceptions import check_exception
 
 # `Thread` is taken at import: inside an interruptible thread the attribute threading.Thread is another class.
@@ -33,12 +33,18 @@ def is_started(thread: Thread) -> bool:
     return bool(vars(thread)["_started"].is_set())
 
 
+def _prepare() -> None:
+    """What others may have undone since the last interrupt, or the program has not installed."""
+    if not _protected.finder_installed():
+        _protected.protect_loaded()
+    _unraisable.come_first()
+
+
 def interrupt_thread(thread: Thread, exc: object | None, reason: object) -> _core.Handle | None:
     """Interrupt ``thread``; None when it has finished."""
     if thread is threading.main_thread():
         raise ValueError(_MAIN_REFUSED)
-    if not _protected.finder_installed():
-        _protected.protect_loaded()
+    _prepare()
     if not is_started(thread):
         handle = _core.prestart(thread, exc, reason)
         if not is_started(thread) or not _core.prestart_over(thread):
@@ -91,8 +97,7 @@ def interrupt(target: ThreadLike, exc: type[BaseException] | BaseException | Non
             + (": threading.current_thread() is the caller itself" if target is None else "")
         )
     ident, native_id = _resolve(target)
-    if not _protected.finder_installed():
-        _protected.protect_loaded()
+    _prepare()
     try:
         return _core.interrupt(ident, native_id, exc, reason)
     except LookupError:

@@ -1,13 +1,9 @@
-/* Injecting into a thread that runs Python code, up to 3.11: a native injector thread looks, with the GIL; apart from
- * the monitor, so that a C extension that holds the GIL stalls no wake-up. It has the thread itself look at each line
- * (trace_look.c), which is where nearly all interrupts of running code come from. Where that cannot be:
- * PyThreadState_SetAsyncExc. The target waits for the GIL inside an eval check, and the exception fires in that very
- * check. */
+/* Injecting into a thread that runs Python code, up to 3.11: a native injector thread looks (injector.c). It has the
+ * thread itself look at each line (trace_look.c), which is where nearly all interrupts of running code come from. Where
+ * that cannot be: PyThreadState_SetAsyncExc. The target waits for the GIL inside an eval check, and the exception fires
+ * in that very check. */
 #include "ask.h"
 #include "core.h"
-
-#include <pthread.h>
-#include <signal.h>
 
 #if !ITR_BY_PENDING_CALL
 
@@ -15,13 +11,15 @@
 #define NOTED_GONE_NS 500000000
 
 static const char *mode = "off: not set up";
-static PyInterpreterState *interpreter;
 
 const char *itr_async_mode(void) { return mode; }
 
 /* CPython takes a class and calls it in the target. This private subclass gives the instance that was asked for. */
 static PyObject *armed_new(PyObject *self, PyObject *args) {
-    (void)args;
+    struct itr_thread *t = itr_thread_attached();
+    if (t != NULL && t->armed != NULL && PyTuple_GET_SIZE(args) > 0 && PyTuple_GET_ITEM(args, 0) == t->armed_type) {
+        t->armed_raised = true;
+    }
     Py_INCREF(self);
     return self;
 }
@@ -51,13 +49,38 @@ static PyObject *armed_class(PyObject *instance) {
     return cls;
 }
 
+/* It is pending again. */
+static void disarm(struct itr_thread *t) {
+    itr_record *record = t->armed;
+    t->armed = NULL;
+    Py_CLEAR(t->armed_type);
+    if (PyList_Insert(t->queue, 0, (PyObject *)record) == 0) {
+        atomic_fetch_or_explicit(&t->slot->pending, ITR_PENDING_PY, memory_order_seq_cst);
+        itr_api->kick(t->ref); /* the monitor was done with it */
+    }
+    Py_DECREF(record);
+}
+
+/* There is room for one: has another library put its own in the place of ours? Then nobody has our class, and nobody
+ * has made an exception of it (which comes a little later than the raising). */
+static bool overwritten(const struct itr_thread *t, const PyThreadState *tstate) {
+    if (t->armed_type == (PyObject *)Py_TYPE(t->armed->instance)) { /* no class of our own */
+        return tstate != NULL && tstate->async_exc != NULL;
+    }
+    return !t->armed_raised && Py_REFCNT(t->armed_type) <= t->armed_refs;
+}
+
 void itr_async_settle(struct itr_thread *t) {
     if (t->armed == NULL) {
         return;
     }
-    PyThreadState *tstate = itr_tstate_of(t->ident);
+    const PyThreadState *tstate = itr_tstate_of(t->ident);
     if (tstate != NULL && tstate->async_exc == t->armed_type) {
         return; /* not raised yet */
+    }
+    if (!t->ended && overwritten(t, tstate)) {
+        disarm(t);
+        return;
     }
     itr_record *record = t->armed;
     t->armed = NULL;
@@ -73,14 +96,8 @@ void itr_async_recall(struct itr_thread *t) {
     }
     /* Still ours and not raised: nobody else's is touched. */
     PyThreadState_SetAsyncExc(t->ident, NULL);
-    itr_record *record = t->armed;
-    t->armed = NULL;
-    Py_CLEAR(t->armed_type);
-    if (PyList_Insert(t->queue, 0, (PyObject *)record) == 0) {
-        atomic_fetch_or_explicit(&t->slot->pending, ITR_PENDING_PY, memory_order_seq_cst);
-        itr_api->kick(t->ref); /* the monitor was done with it */
-    }
-    Py_DECREF(record);
+    itr_unsignal();
+    disarm(t);
 }
 
 /* To make the exception, and its class, may run the program's code: a constructor, a collection's callbacks, a
@@ -115,6 +132,9 @@ static void arm(struct itr_thread *t, PyThreadState *tstate) {
     itr_record *record = itr_pop(t);
     t->armed = record;
     t->armed_type = Py_NewRef(record->armed_type);
+    t->armed_raised = false;
+    t->armed_refs = Py_REFCNT(t->armed_type);
+    itr_injector_look_again(t->ref);
     PyThreadState_SetAsyncExc(tstate->thread_id, t->armed_type);
     if (itr_thread_pending(t)) {
         itr_api->kick(t->ref); /* the next one: the monitor may have got used to being in vain */
@@ -185,7 +205,7 @@ static bool have_it_look(struct itr_thread *t, PyThreadState *tstate) {
 }
 
 /* One look, with the GIL. */
-static void look(struct itr_thread *t) {
+void itr_async_look(struct itr_thread *t) {
     if (itr_thread_pending(t) && !t->ended && t->redirect != NULL) {
         itr_tell_redirect(t);
         return;
@@ -193,7 +213,7 @@ static void look(struct itr_thread *t) {
     PyThreadState *tstate = to_look_at(t);
     /* Best it looks itself: what is armed shows its private class to __exit__ (up to 3.10), and fires in the next check
      * wherever that is. But there are loops without an event, and somebody may be against tracing. */
-    bool in_vain = itr_trace_in_vain(t);
+    bool in_vain = tstate != NULL && itr_trace_in_vain(t, tstate);
     if (tstate == NULL || (!in_vain && have_it_look(t, tstate))) {
         return;
     }
@@ -220,147 +240,11 @@ static void look(struct itr_thread *t) {
 void itr_async_try(struct itr_thread *t) {
     PyObject *type, *value, *traceback;
     PyErr_Fetch(&type, &value, &traceback);
-    look(t);
+    itr_async_look(t);
     PyErr_Restore(type, value, traceback);
 }
 
-/* ---- the injector thread
- * ------------------------------------------------------------------------------------------------------- */
-
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t wanted = PTHREAD_COND_INITIALIZER;
-#define WORK 256
-static itr_ref work[WORK];
-static unsigned work_n;
-static pthread_cond_t over = PTHREAD_COND_INITIALIZER; /* `running` is false again */
-static bool stopped;                                   /* finalising: nothing is asked any more */
-static bool running;
-static int stopping; /* how many wait for that */
-static pthread_t injector;
-
-static void look_at(itr_ref ref) {
-    struct itr_slot *slot = itr_api->lock_ref(ref);
-    struct itr_thread *t = NULL;
-    if (slot != NULL) {
-        t = atomic_load_explicit(&slot->user, memory_order_relaxed);
-        itr_api->unlock(slot);
-    }
-    if (t != NULL && t->ref == ref) {
-        look(t);
-        PyErr_Clear();
-    }
-}
-
-static void *inject(void *unused) {
-    (void)unused;
-    PyThreadState *own = NULL;
-    pthread_mutex_lock(&lock);
-    while (stopping == 0) {
-        if (work_n == 0) {
-            struct timespec until;
-            clock_gettime(CLOCK_REALTIME, &until);
-            until.tv_nsec += 200000000;
-            if (until.tv_nsec >= 1000000000) {
-                until.tv_nsec -= 1000000000;
-                until.tv_sec++;
-            }
-            if (pthread_cond_timedwait(&wanted, &lock, &until) != 0 && work_n == 0) {
-                break;
-            }
-            continue;
-        }
-        itr_ref ref = work[--work_n];
-        pthread_mutex_unlock(&lock);
-        if (own == NULL) {
-            own = PyThreadState_New(interpreter);
-        }
-        if (own != NULL) {
-            PyEval_RestoreThread(own);
-            look_at(ref);
-            PyEval_SaveThread();
-        }
-        pthread_mutex_lock(&lock);
-    }
-    pthread_mutex_unlock(&lock);
-    if (own != NULL) {
-        PyEval_RestoreThread(own);
-        PyThreadState_Clear(own);
-        PyThreadState_DeleteCurrent();
-    }
-    pthread_mutex_lock(&lock);
-    running = false;
-    pthread_cond_broadcast(&over);
-    pthread_mutex_unlock(&lock);
-    return NULL;
-}
-
-bool itr_async_is_injector(unsigned long ident) {
-    pthread_mutex_lock(&lock);
-    bool answer = running && pthread_equal(injector, (pthread_t)ident) != 0;
-    pthread_mutex_unlock(&lock);
-    return answer;
-}
-
-int64_t itr_async_on_running(struct itr_slot *slot, itr_ref ref, uint32_t tries) {
-    (void)slot;
-    pthread_mutex_lock(&lock);
-    if (stopped) {
-        pthread_mutex_unlock(&lock);
-        return SLOW_ASK_NS;
-    }
-    bool queued = work_n == WORK || stopping != 0;
-    for (unsigned i = 0; i < work_n && !queued; i++) {
-        queued = work[i] == ref;
-    }
-    if (!queued) {
-        work[work_n++] = ref;
-    }
-    if (!running && stopping == 0) {
-        running = pthread_create(&injector, NULL, inject, NULL) == 0; /* the monitor blocks all signals: inherited */
-        if (running) {
-            pthread_detach(injector);
-        }
-    }
-    pthread_cond_signal(&wanted);
-    pthread_mutex_unlock(&lock);
-    return itr_ask_delay(tries);
-}
-
-/* In the child, before the monitor runs there: an injector that was started behind before_fork() is not here. */
-void itr_async_after_fork(void) {
-    pthread_mutex_init(&lock, NULL);
-    pthread_cond_init(&wanted, NULL);
-    pthread_cond_init(&over, NULL);
-    running = false;
-    stopping = 0;
-    work_n = 0;
-}
-
-/* With the GIL, which is given up meanwhile: the injector may want it. Nobody wants the GIL with the lock held. */
-static void wait_until_over(bool for_good) {
-    Py_BEGIN_ALLOW_THREADS pthread_mutex_lock(&lock);
-    stopped = stopped || for_good;
-    stopping++; /* several threads may fork at a time: none begins a new one before all have seen this one end */
-    work_n = 0;
-    pthread_cond_signal(&wanted);
-    while (running) {
-        pthread_cond_wait(&over, &lock);
-    }
-    stopping--;
-    pthread_mutex_unlock(&lock);
-    Py_END_ALLOW_THREADS
-}
-
-void itr_async_before_fork(void) { wait_until_over(false); }
-
-void itr_async_stop(void) { wait_until_over(true); }
-
-/* The injector thread is gone before a fork and at the end: the interpreter waits for nobody here. */
-int itr_async_drain(void) { return 0; }
-void itr_async_resume(void) {}
-
 int itr_async_setup(void) {
-    interpreter = PyInterpreterState_Main();
     if (itr_collections_setup() != 0) {
         return -1;
     }

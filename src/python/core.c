@@ -12,18 +12,18 @@ static bool refuse_other_interpreter(void) {
 }
 
 static PyObject *core_setup(PyObject *self, PyObject *args, PyObject *kwargs) {
-    static char *names[] = {"opmap", "default_exc", "protected", "stdlib", NULL};
-    PyObject *opmap, *default_exc, *protected_list, *stdlib;
+    static char *names[] = {"opmap", "default_exc", "stdlib", "stdlib_names", NULL};
+    PyObject *opmap, *default_exc, *stdlib, *stdlib_names;
     (void)self;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$O!OO!U:setup", names, &PyDict_Type, &opmap, &default_exc,
-                                     &PyList_Type, &protected_list, &stdlib)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "$O!OOO!:setup", names, &PyDict_Type, &opmap, &default_exc, &stdlib,
+                                     &PyFrozenSet_Type, &stdlib_names)) {
         return NULL;
     }
     if (refuse_other_interpreter()) { /* up to 3.11 the module is copied into it */
         return NULL;
     }
     itr_main_ident(); /* runs Python code, the first time */
-    if (itr_inject_setup(opmap, protected_list, stdlib) != 0 || itr_async_setup() != 0) {
+    if (itr_inject_setup(opmap) != 0 || itr_protected_setup(stdlib, stdlib_names) != 0 || itr_async_setup() != 0) {
         return NULL;
     }
     Py_INCREF(default_exc);
@@ -33,13 +33,14 @@ static PyObject *core_setup(PyObject *self, PyObject *args, PyObject *kwargs) {
     Py_RETURN_NONE;
 }
 
-static PyObject *core_protect(PyObject *self, PyObject *globals) {
+static PyObject *core_protect(PyObject *self, PyObject *args) {
+    PyObject *globals;
+    int whole = 0;
     (void)self;
-    if (!PyDict_Check(globals)) {
-        PyErr_Format(PyExc_TypeError, "protect() takes a module's __dict__, not %R", globals);
+    if (!PyArg_ParseTuple(args, "O!p:protect", &PyDict_Type, &globals, &whole)) {
         return NULL;
     }
-    return itr_inject_protect(globals) != 0 ? NULL : Py_NewRef(Py_None);
+    return itr_protect(globals, whole != 0) != 0 ? NULL : Py_NewRef(Py_None);
 }
 
 static PyObject *core_interrupt(PyObject *self, PyObject *args) {
@@ -222,20 +223,24 @@ static PyObject *core_uninstall(PyObject *self, PyObject *unused) {
 }
 
 /* Fill a dict anew, with the hashes that its keys have now, in one step for all other threads. False: it has been
- * changed since `fresh` was copied from it. */
+ * changed since its items were listed, which `fresh` was made of. */
 static PyObject *core_refill(PyObject *self, PyObject *args) {
-    PyObject *container, *fresh;
+    PyObject *container, *items, *fresh;
     (void)self;
-    if (!PyArg_ParseTuple(args, "O!O!:refill", &PyDict_Type, &container, &PyDict_Type, &fresh)) {
+    if (!PyArg_ParseTuple(args, "O!O!O!:refill", &PyDict_Type, &container, &PyList_Type, &items, &PyDict_Type,
+                          &fresh)) {
         return NULL;
     }
-    PyObject *key, *value, *other_key, *other_value;
-    Py_ssize_t at = 0, other = 0;
-    bool same = PyDict_GET_SIZE(container) == PyDict_GET_SIZE(fresh);
+    PyObject *key, *value;
+    Py_ssize_t at = 0, n = 0;
+    bool same = PyDict_GET_SIZE(container) == PyList_GET_SIZE(items);
     while (same && PyDict_Next(container, &at, &key, &value)) {
-        same = PyDict_Next(fresh, &other, &other_key, &other_value) && key == other_key && value == other_value;
+        PyObject *item = PyList_GET_ITEM(items, n++);
+        same = PyTuple_Check(item) && PyTuple_GET_SIZE(item) == 2 && PyTuple_GET_ITEM(item, 0) == key &&
+               PyTuple_GET_ITEM(item, 1) == value;
     }
-    if (same) { /* nothing is freed, and nobody's code runs: `fresh` has it all, and is merged by the hashes it knows */
+    if (same) { /* nothing is freed, and nobody's code runs: `items` has it all, `fresh` is merged by the hashes it has
+                 */
         PyDict_Clear(container);
         if (PyDict_Update(container, fresh) != 0) {
             return NULL;
@@ -264,7 +269,8 @@ static PyObject *core_swapped_builtins(PyObject *self, PyObject *unused) {
 
 static PyMethodDef methods[] = {
     ITR_METHOD(setup, METH_VARARGS | METH_KEYWORDS, "Tell the stub what it cannot know by itself."),
-    ITR_METHOD(protect, METH_O, "Code with these globals is not cut."),
+    ITR_METHOD(protect, METH_VARARGS,
+               "Code with these globals is not cut; nor is what it calls, if the second is true."),
     ITR_METHOD(install, METH_NOARGS, "Swap the exact calls."),
     ITR_METHOD(uninstall, METH_NOARGS, "Put them back."),
     ITR_METHOD(installed, METH_NOARGS, "Whether they are swapped."),

@@ -94,21 +94,32 @@ struct itr_thread {
     _Atomic int64_t calls_since_ns; /* seen at nothing but calls since; 0: not */
     itr_record *armed;              /* up to 3.11: given to CPython, not raised yet */
     PyObject *armed_type;
+    bool armed_raised;       /* ... and CPython has made an exception of it */
+    Py_ssize_t armed_refs;   /* references to its class but CPython's */
     const void *noted_frame; /* up to 3.11: where the last exact call was left; its result may still be there */
     int noted_lasti;
-    bool noted_gone;            /* that frame is not on the stack (set by a look) */
-    Py_tracefunc traced_by;     /* up to 3.11: who else traces it, while we do */
-    int64_t traced_since_ns;    /* ... no line has come since */
-    int trace_events;           /* lines that were looked at, and were not fit */
-    int trace_events_seen;      /* ... as many of them were there when the monitor asked last */
-    const void *asked_frame;    /* an extension module asks from here whether to go on (check_signals.c), */
-    uint64_t asked_parks;       /* ... has waited that often so far, */
-    int64_t asked_since_ns;     /* ... and goes on asking since */
-    uint64_t exact_count;       /* exact calls left so far */
-    uint64_t calls_count;       /* ... when calls_since_ns was set */
-    const void *declined_frame; /* the last unfit position, so that a look at the same place is cheap */
-    int declined_lasti;
-    int declined_times;
+    bool noted_gone;         /* that frame is not on the stack (set by a look) */
+    Py_tracefunc traced_by;  /* up to 3.11: who else traces it, while we do */
+    int64_t traced_since_ns; /* ... no line has come since */
+    int64_t traced_since_own_ns;
+    int trace_events;              /* lines that were looked at, and were not fit */
+    int trace_events_seen;         /* ... as many of them were there when the monitor asked last */
+    const void *asked_frame;       /* an extension module asks from here whether to go on (check_signals.c), */
+    uint64_t asked_parks;          /* ... has waited that often so far, */
+    int64_t asked_since_ns;        /* ... and goes on asking since */
+    uint64_t exact_count;          /* exact calls left so far */
+    uint64_t calls_count;          /* ... when calls_since_ns was set */
+    int64_t look_after_ns;         /* the stack was walked in vain: no look before that */
+    int64_t starved_since_ns;      /* no place but such as hold a result since, */
+    int starved_looks;             /* ... seen so often, */
+    uint64_t starved_count;        /* ... with no exact call left meanwhile, */
+    unsigned long long starved;    /* ... by this interrupt; 0: by none */
+    const void *declined_frame;    /* the last unfit position, */
+    int declined_times;            /* ... and how often it was */
+    int64_t looked_since_ns;       /* from 3.12: in vain since, at each check, because of what is on the stack; */
+    int looked_times;              /* ... so often, */
+    unsigned long long looked_for; /* ... for this interrupt; */
+    int64_t pause_until_ns;        /* ... and no more before that */
 };
 
 extern PyTypeObject itr_record_type;
@@ -190,16 +201,31 @@ int itr_prestart_begun(PyObject *thread, const struct itr_thread *t);
 /* ---- positions (inject.c)
  * ----------------------------------------------------------------------------------------------- */
 
-int itr_inject_setup(PyObject *opmap, PyObject *protected_list, PyObject *stdlib);
-int itr_inject_protect(PyObject *globals);
+int itr_inject_setup(PyObject *opmap);
 int itr_inject_uninterruptible(PyObject *code);
 /* May the exact call that this thread is in raise at all? (DESIGN: _acquire_restore, threading's own bootstrap)
  * `broken`: it waited, and was woken for it. */
 bool itr_may_raise_here(bool broken);
 /* Is it one that is waited out? */
 bool itr_must_finish_here(void);
-/* __del__, or a weak reference's callback (finalizer.c). */
+/* Does this read or write belong to a message of multiprocessing's that has begun? (message.c) */
+enum itr_message {
+    ITR_MESSAGE_NONE,
+    ITR_MESSAGE_REST,  /* its end will come, or is to be written */
+    ITR_MESSAGE_UNREAD /* its end is to be written, if only the other side reads on */
+};
+/* Also the connection that has to be closed when an unread one is given up (a reference, or NULL). */
+enum itr_message itr_message_here(PyObject **connection);
+/* Code that nobody can catch in (finalizer.c): a finalizer, or a callback of a weak reference's or the collector's; */
 bool itr_is_finalizer(PyFrameObject *frame, PyCodeObject *code);
+/* ... what is told of such exceptions itself; */
+bool itr_is_unraisable_hook(PyFrameObject *frame, PyCodeObject *code);
+/* ... generators that clean up behind their last `yield`. */
+bool itr_is_closing_generator(PyThreadState *tstate);
+int itr_finalizer_setup(PyObject *opmap);
+/* ... what io asks of a file, whatever comes out of that (io_dropped.c). */
+bool itr_is_question_of_io(PyFrameObject *frame, PyCodeObject *code);
+int itr_io_dropped_setup(void);
 enum itr_fit { ITR_FIT, ITR_UNFIT, ITR_UNFIT_CALL };
 /* Where `tstate` stands now: may an exception be raised there? Repairs the exception table when that is needed. */
 enum itr_fit itr_fit_position(struct itr_thread *t, PyThreadState *tstate);
@@ -207,8 +233,15 @@ enum itr_fit itr_fit_position(struct itr_thread *t, PyThreadState *tstate);
 bool itr_fit_event(struct itr_thread *t, PyFrameObject *frame, bool call);
 /* Is the interpreter laid out as the headers said? (frames.c) */
 bool itr_inject_probe(void);
-/* Code of the modules that are not cut. */
+/* Code of the modules that are not cut (protected.c); */
 bool itr_is_protected(PyFrameObject *frame);
+/* ... of those under which nothing is; */
+bool itr_is_whole(PyFrameObject *frame);
+/* ... of the standard library. */
+bool itr_is_library(PyCodeObject *code);
+/* `prefix`: of its files, or None; `names`: of its modules, a frozenset. */
+int itr_protected_setup(PyObject *prefix, PyObject *names);
+int itr_protect(PyObject *globals, bool whole);
 int itr_may_raise_setup(void);
 /* The thread leaves an exact call: its caller's position still holds the result. */
 void itr_note_exact(struct itr_thread *t);
@@ -225,7 +258,7 @@ void itr_delivered_forget(struct itr_thread *t);
 /* Let go of one, or of NULL. */
 void itr_delivered_drop(itr_record *record);
 
-/* ---- asking (pending_call.c from 3.12, asyncexc.c up to 3.11)
+/* ---- asking (pending_call.c from 3.12, asyncexc.c and injector.c up to 3.11)
  * ------------------------------------------------------------------------------------------------- */
 
 int itr_async_setup(void);
@@ -238,6 +271,9 @@ void itr_async_try(struct itr_thread *t);
 void itr_async_recall(struct itr_thread *t);
 /* Has what was armed been raised? Then it is delivered. */
 void itr_async_settle(struct itr_thread *t);
+/* Up to 3.11: one look at where it stands; and further ones until what is armed has been raised. */
+void itr_async_look(struct itr_thread *t);
+void itr_injector_look_again(itr_ref ref);
 void itr_async_before_fork(void);
 void itr_async_after_fork(void); /* in the child */
 void itr_async_stop(void);
@@ -272,8 +308,11 @@ bool itr_trace_is_on(const struct itr_thread *t, const PyThreadState *tstate);
 /* Is anybody against it? Asks the audit hooks, which are Python code. */
 bool itr_trace_allowed(void);
 void itr_trace_stop(struct itr_thread *t);
-/* It looks, but has not come to any line for long. */
-bool itr_trace_in_vain(struct itr_thread *t);
+/* It looks, in this thread state of its own, but has not come to any line for long. */
+bool itr_trace_in_vain(struct itr_thread *t, const PyThreadState *tstate);
+
+/* Nobody looks any more for an exception that was taken back (unsignal.c, up to 3.11). */
+void itr_unsignal(void);
 
 /* ---- exact calls (exact_table.c, exact_calls.c)
  * ------------------------------------------------------------------------- */

@@ -44,7 +44,7 @@ void itr_exact_enter(struct itr_thread *t, const struct itr_row *row, struct itr
     slot->break_errno = 0;
     slot->join_row = slot->until_kept = false;
     slot->until_ns = 0;
-    slot->unbreakable = loses_result(outer->exact, outer->frame, t) || outer->unbreakable;
+    slot->unbreakable = loses_result(outer->exact, outer->frame, t) || outer->unbreakable || t->tstate->tracing != 0;
     slot->on_break = NULL;
     atomic_store_explicit(&slot->exact, row->classes | ITR_IN_EXACT, memory_order_relaxed);
 }
@@ -65,9 +65,10 @@ uint32_t itr_exact_leave(struct itr_thread *t, const struct itr_exact *outer) {
     slot->fake_clock = false;
     itr_note_exact(t);
     /* Leaving a "do not inject" state: store it, then load `pending` (DESIGN section 3). Whoever recorded before the
-     * store may have looked at the old state and done nothing. */
+     * store may have looked at the old state and done nothing. (Under a mask it is unmasking that asks.) */
     atomic_store_explicit(&slot->exact, outer->exact, memory_order_seq_cst);
-    if (broken == 0 && atomic_load_explicit(&slot->pending, memory_order_seq_cst) != 0) {
+    if (broken == 0 && atomic_load_explicit(&slot->pending, memory_order_seq_cst) != 0 &&
+        (t->redirect != NULL || atomic_load_explicit(&slot->mask, memory_order_relaxed) == ITR_MASK_NONE)) {
         itr_api->kick(t->ref);
     }
     return broken;
@@ -217,10 +218,18 @@ static PyObject *run(const struct itr_call *c, struct itr_thread *t) {
         Py_XDECREF(value);
         Py_XDECREF(traceback);
         Py_XDECREF(result);
-        if (itr_deliver_here(t, true)) {
-            if ((c->row->classes & ITR_SPOILS) != 0) {
-                spoil(c->self);
-            }
+        PyObject *connection = NULL;
+        if ((c->row->classes & ITR_WRITE) != 0) {
+            itr_message_here(&connection);
+        }
+        bool raised = itr_deliver_here(t, true);
+        if (raised && (c->row->classes & ITR_SPOILS) != 0) {
+            spoil(c->self);
+        } else if (raised && connection != NULL) {
+            spoil(connection);
+        }
+        Py_XDECREF(connection);
+        if (raised) {
             return NULL;
         }
         unbreakable = itr_thread_pending(t); /* it may not be raised here: wait on */
@@ -258,23 +267,27 @@ static PyObject *start(const struct itr_call *c) {
     return result;
 }
 
+static bool forks(const struct itr_row *row) {
+    return strcmp(row->method, "fork") == 0 || strcmp(row->method, "forkpty") == 0;
+}
+
 /* A vfork child runs on its parent's TLS, and a forked one is a copy of it: nothing is broken in these. The row names
  * no classes, so every call inside passes through. Nor may anything be raised in Python code that runs inside: what
  * fork()'s hooks raise is printed and ignored, and logging's lock, which one of them takes, is then released without
  * being held. */
 static PyObject *effect(const struct itr_call *c, struct itr_thread *t) {
     struct itr_exact outer;
-    itr_async_recall(t); /* behind the call, it would lose the result */
+    itr_async_recall(t);                                    /* behind the call, it would lose the result */
+    bool process = forks(c->row) && itr_must_finish_here(); /* multiprocessing's start() */
     itr_api->mask_push(t->slot, ITR_MASK_ALL);
     itr_exact_enter(t, c->row, &outer);
     PyObject *result = itr_call_original(c);
+    if (process && result != NULL && PyLong_Check(result) && PyLong_AsLong(result) == 0) {
+        itr_discard(t); /* the parent raises what is pending; the child's program has just begun */
+    }
     itr_api->mask_pop(t->slot, ITR_MASK_ALL);
     itr_exact_leave(t, &outer);
     return result;
-}
-
-static bool forks(const struct itr_row *row) {
-    return strcmp(row->method, "fork") == 0 || strcmp(row->method, "forkpty") == 0;
 }
 
 /* From 3.15 on os.fork() counts the process's threads, to warn of them, before any hook has run. */

@@ -3,20 +3,13 @@
  * Only a timed wait may be ended early: an untimed one that fails corrupts what waits for it, and a success without the
  * lock is worse (cpython_blocking, table 3.1). So an unbounded acquire() becomes a very long bounded one, tried without
  * waiting first. False then means broken, or that the very long time has passed: once more. */
+#include "clock.h"
 #include "exact.h"
 
+#include <string.h>
+
 #define VERY_LONG 4000000.0 /* seconds; every version's TIMEOUT_MAX is larger */
-
-static int64_t now_ns(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
-
-static PyObject *seconds_until(int64_t deadline) {
-    int64_t left = deadline - now_ns();
-    return PyFloat_FromDouble(left > 0 ? (double)left / 1e9 : 0.0);
-}
+#define FOR_EVER 9e9        /* seconds; with the time now they are no longer to be had in nanoseconds */
 
 struct bounds {
     bool waits;   /* blocking, with no time-out or a positive one */
@@ -24,47 +17,84 @@ struct bounds {
     int64_t deadline;
 };
 
-/* acquire(blocking=True, timeout=-1) and its like. False: leave it to the original, which knows its own errors. */
+/* What is left, or the first very long part of it. */
+static PyObject *seconds_left(const struct bounds *b) {
+    double left = b->bounded ? (double)(b->deadline - now_ns()) / 1e9 : VERY_LONG;
+    return PyFloat_FromDouble(left < 0.0 ? 0.0 : left > VERY_LONG ? VERY_LONG : left);
+}
+
+static void set_bounds(struct bounds *b, double seconds) {
+    *b = (struct bounds){true, seconds <= FOR_EVER, 0};
+    b->deadline = b->bounded ? now_ns() + (int64_t)(seconds * 1e9) : 0;
+}
+
+static bool is_semlock(const struct itr_row *row) { return strcmp(row->module, "_multiprocessing") == 0; }
+
+/* Longer ones the original refuses. */
+static double longest(const struct itr_row *row) {
+    static double timeout_max;
+    if (is_semlock(row)) {
+        return 1e17; /* it does not: beyond that they may not fit what it puts them in */
+    }
+    if (timeout_max == 0.0) {
+        PyObject *module = PyImport_ImportModule("_thread");
+        PyObject *value = module == NULL ? NULL : PyObject_GetAttrString(module, "TIMEOUT_MAX");
+        timeout_max = value == NULL ? VERY_LONG : PyFloat_AsDouble(value);
+        Py_XDECREF(module);
+        Py_XDECREF(value);
+        PyErr_Clear();
+    }
+    return timeout_max;
+}
+
+/* A time-out as the original would read it: it may be any object that gives an integer, for some any that gives a
+ * float. False: leave it to the original, which knows its own errors. */
+static bool read_seconds(const struct itr_row *row, PyObject *timeout, double *seconds) {
+    bool any = is_semlock(row) || (PY_VERSION_HEX >= 0x030F0000 && !PyIndex_Check(timeout));
+    *seconds = PyFloat_Check(timeout) || any ? PyFloat_AsDouble(timeout) : (double)PyLong_AsLongLong(timeout);
+    if (PyErr_Occurred()) {
+        PyErr_Clear();
+        return false;
+    }
+    return !(*seconds > longest(row)) && *seconds == *seconds;
+}
+
+/* acquire(blocking=True, timeout=-1) and its like. False: leave it to the original. */
 static bool parse(const struct itr_call *c, const char *first, struct bounds *b) {
     PyObject *blocking = itr_argument(c, 0, first);
     PyObject *timeout = itr_argument(c, 1, "timeout");
     Py_ssize_t known = (blocking != NULL) + (timeout != NULL);
+    bool is_lock = strcmp(c->row->module, "_thread") == 0;
     *b = (struct bounds){true, false, 0};
     if (known != itr_argument_count(c)) {
         return false;
     }
     if (blocking != NULL) {
-        int truth = PyBool_Check(blocking)   ? blocking == Py_True
-                    : PyLong_Check(blocking) ? PyObject_IsTrue(blocking)
-                                             : -1;
-        if (truth != 1) {
+        int overflow = 0; /* up to 3.11 it is an int of C's */
+        long truth = PyLong_Check(blocking) ? PyLong_AsLongAndOverflow(blocking, &overflow) : 0;
+        if (truth == 0 || truth != (int)truth || overflow != 0) {
             return false;
         }
     }
     if (timeout == NULL || timeout == Py_None) {
-        return timeout == NULL || c->row->module[1] != 't' || timeout != Py_None;
+        return timeout == NULL || !is_lock;
     }
-    if (!PyFloat_Check(timeout) && !PyLong_Check(timeout)) {
-        return false;
-    }
-    double seconds = PyFloat_AsDouble(timeout);
-    if (PyErr_Occurred()) {
-        PyErr_Clear();
+    double seconds;
+    if (!read_seconds(c->row, timeout, &seconds)) {
         return false;
     }
     if (seconds == -1.0) {
-        return c->row->module[1] == 't'; /* _thread: no time-out */
+        return is_lock; /* no time-out */
     }
-    if (!(seconds > 0.0) || seconds > VERY_LONG) {
+    if (!(seconds > 0.0)) {
         return false;
     }
-    b->bounded = true;
-    b->deadline = now_ns() + (int64_t)(seconds * 1e9);
+    set_bounds(b, seconds);
     return true;
 }
 
 static PyObject *bounded_wait(const struct itr_call *c, struct itr_row *row, const struct bounds *b) {
-    PyObject *args[2] = {Py_True, b->bounded ? seconds_until(b->deadline) : PyFloat_FromDouble(VERY_LONG)};
+    PyObject *args[2] = {Py_True, seconds_left(b)};
     if (args[1] == NULL) {
         return NULL;
     }
@@ -89,8 +119,9 @@ static PyObject *try_at_once(const struct itr_call *c, struct itr_row *row) {
 PyObject *itr_dispatch_lock(const struct itr_call *c, struct itr_thread *t) {
     struct itr_row *row = c->row->acquire;
     struct bounds b = {true, false, 0};
-    if (c->row->kind == ITR_KIND_LOCK && !parse(c, "blocking", &b) &&
-        !(c->row->module[1] == 'm' && parse(c, "block", &b))) {
+    /* Up to 3.14 __enter__() takes what acquire() does. */
+    if ((c->row->kind == ITR_KIND_LOCK || itr_argument_count(c) != 0) &&
+        !parse(c, is_semlock(c->row) ? "block" : "blocking", &b)) {
         return itr_call_original(c);
     }
     if ((itr_thread_pending(t) || t->armed != NULL) && itr_deliver_here(t, false)) {
@@ -147,6 +178,13 @@ static PyObject *queue_wait(const struct itr_call *c, struct itr_thread *t, cons
     return bounded_wait(c, c->row, b);
 }
 
+/* get(False). An item may have come together with the interrupt: an executor's that has woken this thread for it counts
+ * on the thread. */
+static PyObject *get_at_once(const struct itr_call *c) {
+    PyObject *no[1] = {Py_False};
+    return itr_call_with(c, c->row, no, 1);
+}
+
 PyObject *itr_dispatch_queue(const struct itr_call *c, struct itr_thread *t) {
     static PyObject *empty;
     struct bounds b;
@@ -176,6 +214,12 @@ PyObject *itr_dispatch_queue(const struct itr_call *c, struct itr_thread *t) {
         }
         if (broken != 0) {
             PyErr_Clear();
+            result = get_at_once(c);
+            if (result != NULL || !PyErr_ExceptionMatches(empty)) {
+                itr_exact_completed(t);
+                return result;
+            }
+            PyErr_Clear();
             if (itr_deliver_here(t, true)) {
                 return NULL;
             }
@@ -192,23 +236,19 @@ PyObject *itr_dispatch_queue(const struct itr_call *c, struct itr_thread *t) {
 /* _ThreadHandle.join(timeout=-1) gives None whether or not the thread has ended. */
 PyObject *itr_dispatch_join(const struct itr_call *c, struct itr_thread *t) {
     PyObject *timeout = itr_argument(c, 0, "timeout");
-    bool bounded = false;
-    int64_t deadline = 0;
+    struct bounds b = {true, false, 0};
     if (timeout != NULL && timeout != Py_None) {
-        double seconds = PyFloat_Check(timeout) || PyLong_Check(timeout) ? PyFloat_AsDouble(timeout) : 0.0;
-        if (PyErr_Occurred()) {
-            PyErr_Clear();
-        }
-        /* A negative time-out is no time-out here; one that is beyond ours is the original's to judge. */
-        if (seconds == 0.0 || seconds > VERY_LONG || (!PyFloat_Check(timeout) && !PyLong_Check(timeout))) {
+        double seconds;
+        if (!read_seconds(c->row, timeout, &seconds) || seconds == 0.0) {
             return itr_call_original(c);
         }
-        bounded = seconds > 0.0;
-        deadline = bounded ? now_ns() + (int64_t)(seconds * 1e9) : 0;
+        if (seconds > 0.0) { /* a negative one is none */
+            set_bounds(&b, seconds);
+        }
     }
     bool unbreakable = false;
     for (;;) {
-        PyObject *arg = bounded ? seconds_until(deadline) : PyFloat_FromDouble(VERY_LONG);
+        PyObject *arg = seconds_left(&b);
         if (arg == NULL) {
             return NULL;
         }
@@ -225,7 +265,7 @@ PyObject *itr_dispatch_join(const struct itr_call *c, struct itr_thread *t) {
         PyObject *done = PyObject_CallMethod(c->self, "is_done", NULL);
         int ended = done == NULL ? -1 : PyObject_IsTrue(done);
         Py_XDECREF(done);
-        if (ended != 0 || (broken == 0 && bounded && now_ns() >= deadline)) {
+        if (ended != 0 || (broken == 0 && b.bounded && now_ns() >= b.deadline)) {
             if (ended > 0 && broken != 0) {
                 itr_exact_completed(t);
             }
@@ -239,7 +279,7 @@ PyObject *itr_dispatch_join(const struct itr_call *c, struct itr_thread *t) {
             return NULL;
         }
         unbreakable = unbreakable || (broken != 0 && itr_thread_pending(t));
-        if (bounded && now_ns() >= deadline) {
+        if (b.bounded && now_ns() >= b.deadline) {
             Py_RETURN_NONE;
         }
     }

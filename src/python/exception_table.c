@@ -6,6 +6,7 @@
  * depth<<1|lasti, each in 6-bit digits, most significant first, 0x40 on all but the last digit and 0x80 on the first
  * byte of an entry. */
 #include "exception_table.h"
+#include "opcodes.h"
 
 #if PY_VERSION_HEX >= 0x030B0000
 
@@ -33,6 +34,13 @@ static int read_number(const unsigned char **at, const unsigned char *end) {
     return value;
 }
 
+static void read_entry(const unsigned char **at, const unsigned char *end, struct entry *e) {
+    e->start = read_number(at, end);
+    e->end = e->start + read_number(at, end);
+    e->target = read_number(at, end);
+    e->depth_lasti = read_number(at, end);
+}
+
 static bool read_table(PyObject *bytes, struct table *table, Py_ssize_t extra) {
     const unsigned char *at = (const unsigned char *)PyBytes_AS_STRING(bytes);
     const unsigned char *end = at + PyBytes_GET_SIZE(bytes);
@@ -43,13 +51,23 @@ static bool read_table(PyObject *bytes, struct table *table, Py_ssize_t extra) {
         return false;
     }
     while (at < end) {
-        struct entry *e = &table->entries[table->n++];
-        e->start = read_number(&at, end);
-        e->end = e->start + read_number(&at, end);
-        e->target = read_number(&at, end);
-        e->depth_lasti = read_number(&at, end);
+        read_entry(&at, end, &table->entries[table->n++]);
     }
     return true;
+}
+
+struct itr_handlers itr_handlers_of(const PyCodeObject *code) {
+    const unsigned char *at = (const unsigned char *)PyBytes_AS_STRING(code->co_exceptiontable);
+    return (struct itr_handlers){at, at + PyBytes_GET_SIZE(code->co_exceptiontable), {-1, -1, -1, 0, 0}};
+}
+
+const struct itr_handler *itr_handler_at(struct itr_handlers *handlers, int unit) {
+    while (handlers->now.end <= unit && handlers->at < handlers->end) {
+        struct entry e;
+        read_entry(&handlers->at, handlers->end, &e);
+        handlers->now = (struct itr_handler){e.start, e.end, e.target, e.depth_lasti >> 1, e.depth_lasti & 1};
+    }
+    return unit >= handlers->now.start && unit < handlers->now.end ? &handlers->now : NULL;
 }
 
 static const struct entry *entry_at(const struct table *table, int unit) {
@@ -177,8 +195,7 @@ int itr_table_setup(PyObject *opmap) {
     static const char *const names[] = {"NOP",          "JUMP_FORWARD", "JUMP_BACKWARD", "JUMP_BACKWARD_NO_INTERRUPT",
                                         "RETURN_CONST", "RETURN_VALUE", "STORE_FAST",    "POP_TOP"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        PyObject *number = PyDict_GetItemString(opmap, names[i]);
-        long op = number == NULL ? -1 : PyLong_AsLong(number);
+        int op = opcode_number(opmap, names[i]);
         if (op >= 0 && op < 256) {
             harmless[op] = true;
         }

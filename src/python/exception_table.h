@@ -14,4 +14,19 @@ int itr_table_setup(PyObject *opmap);
  */
 int itr_cover_head(PyCodeObject *code, int head, int edge);
 
+#if PY_VERSION_HEX >= 0x030B0000
+/* A range of the code, in code units, and where an exception in it goes: with so many values left on the stack, where
+ * it was raised if `lasti`, and itself. */
+struct itr_handler {
+    int start, end, target, depth, lasti;
+};
+struct itr_handlers {
+    const unsigned char *at, *end;
+    struct itr_handler now;
+};
+struct itr_handlers itr_handlers_of(const PyCodeObject *code);
+/* The one that covers this unit, or NULL. To be asked in ascending order. */
+const struct itr_handler *itr_handler_at(struct itr_handlers *handlers, int unit);
+#endif
+
 #endif

@@ -45,8 +45,23 @@ static inline const struct frame_3_11 *raw_of(PyFrameObject *frame) {
 static inline const void *raw_of(PyFrameObject *frame) { return frame; }
 #endif
 
+static inline PyObject *bytes_of(PyCodeObject *code) {
+#if PY_VERSION_HEX >= 0x030B0000
+    return PyCode_GetCode(code); /* without specialisation and instrumentation */
+#else
+    Py_INCREF(code->co_code);
+    return code->co_code;
+#endif
+}
+
 static inline bool named(PyCodeObject *code, const char *name) {
     return PyUnicode_CompareWithASCIIString(code->co_name, name) == 0;
 }
+
+bool itr_is_in_module(PyFrameObject *frame, const char *module);
+
+/* A local variable as it is now, by its place (arguments come first) or name; a reference, or NULL: it has no value. */
+PyObject *itr_local_at(PyFrameObject *frame, PyCodeObject *code, int at);
+PyObject *itr_local(PyFrameObject *frame, PyCodeObject *code, const char *name);
 
 #endif

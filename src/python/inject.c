@@ -2,10 +2,18 @@
  *
  * Fit are back edges and function entries: nothing but loop iterators and arguments is on the value stack there. Behind
  * a call its result is on the stack, and an exception would lose it. */
+#include "clock.h"
 #include "exception_table.h"
 #include "frames.h"
+#include "held.h"
+#include "opcodes.h"
 
 #include <string.h>
+
+#define REST 4               /* so many times as long as the look took, */
+#define MOST_LOOK_NS 5000000 /* ... which may have been stopped meanwhile */
+#define STARVED_NS 50000000
+#define STARVED_LOOKS 300 /* so long on a processor, not waiting for one */
 
 /* Opcodes, by the numbers of this interpreter; -1: it has no such opcode. */
 static int op_resume = -1;
@@ -13,117 +21,52 @@ static int back_edges[16];
 static int n_back_edges;
 static bool jumps_are_absolute; /* up to 3.10: a back edge is known by its target */
 static int op_extended_arg = -1;
-static bool is_store[256]; /* opcodes that take a value off the stack for good */
-static bool is_call[256];
 
-static PyObject *protected_globals; /* {id(dict): dict}: code that must not be cut */
-static PyObject *uninterruptible;   /* {code: None} */
-static char *stdlib_prefix;
-
-static int number(PyObject *opmap, const char *name) {
-    PyObject *value = PyDict_GetItemString(opmap, name);
-    return value == NULL ? -1 : (int)PyLong_AsLong(value);
-}
-
-int itr_inject_protect(PyObject *globals) {
-    PyObject *key = PyLong_FromVoidPtr(globals);
-    int result = key == NULL ? -1 : PyDict_SetItem(protected_globals, key, globals);
-    Py_XDECREF(key);
-    return result;
-}
+static PyObject *uninterruptible; /* {code: None} */
 
 int itr_inject_uninterruptible(PyObject *code) { return PyDict_SetItem(uninterruptible, code, Py_None); }
 
-int itr_inject_setup(PyObject *opmap, PyObject *protected_list, PyObject *stdlib) {
+int itr_inject_setup(PyObject *opmap) {
     static const char *const edges[] = {"JUMP_BACKWARD", "POP_JUMP_BACKWARD_IF_TRUE", "POP_JUMP_BACKWARD_IF_FALSE",
                                         "POP_JUMP_BACKWARD_IF_NONE", "POP_JUMP_BACKWARD_IF_NOT_NONE"};
     static const char *const absolute[] = {"JUMP_ABSOLUTE", "POP_JUMP_IF_TRUE", "POP_JUMP_IF_FALSE"};
-    static const char *const stores[] = {
-        "STORE_FAST", "STORE_NAME",  "STORE_GLOBAL",    "STORE_DEREF",           "STORE_ATTR",          "STORE_SUBSCR",
-        "POP_TOP",    "STORE_SLICE", "UNPACK_SEQUENCE", "STORE_FAST_STORE_FAST", "STORE_FAST_LOAD_FAST"};
     n_back_edges = 0;
     for (size_t i = 0; i < sizeof edges / sizeof *edges; i++) {
-        int op = number(opmap, edges[i]);
+        int op = opcode_number(opmap, edges[i]);
         if (op >= 0) {
             back_edges[n_back_edges++] = op;
         }
     }
     jumps_are_absolute = n_back_edges == 0;
     for (size_t i = 0; jumps_are_absolute && i < sizeof absolute / sizeof *absolute; i++) {
-        int op = number(opmap, absolute[i]);
+        int op = opcode_number(opmap, absolute[i]);
         if (op >= 0) {
             back_edges[n_back_edges++] = op;
         }
     }
-    for (size_t i = 0; i < sizeof stores / sizeof *stores; i++) {
-        int op = number(opmap, stores[i]);
-        if (op >= 0 && op < 256) {
-            is_store[op] = true;
-        }
-    }
-    PyObject *name, *value;
-    Py_ssize_t at = 0;
-    while (PyDict_Next(opmap, &at, &name, &value)) {
-        long op = PyLong_AsLong(value);
-        const char *text = PyUnicode_AsUTF8(name);
-        if (op >= 0 && op < 256 && text != NULL && strncmp(text, "CALL", 4) == 0) {
-            is_call[op] = true;
-        }
+    if (itr_held_setup(opmap) != 0) {
+        return -1;
     }
 #if PY_VERSION_HEX >= 0x030B0000
     if (itr_table_setup(opmap) != 0) {
         return -1;
     }
 #endif
-    op_resume = number(opmap, "RESUME");
-    op_extended_arg = number(opmap, "EXTENDED_ARG");
-    if (protected_globals == NULL) {
-        protected_globals = PyDict_New();
+    op_resume = opcode_number(opmap, "RESUME");
+    op_extended_arg = opcode_number(opmap, "EXTENDED_ARG");
+    if (uninterruptible == NULL) {
         uninterruptible = PyDict_New();
-        if (protected_globals == NULL || uninterruptible == NULL || itr_may_raise_setup() != 0) {
-            return -1;
-        }
-    }
-    const char *prefix = PyUnicode_AsUTF8(stdlib);
-    char *copy = prefix == NULL ? NULL : PyMem_RawMalloc(strlen(prefix) + 1);
-    if (copy == NULL) {
-        return -1;
-    }
-    strcpy(copy, prefix);
-    PyMem_RawFree(stdlib_prefix);
-    stdlib_prefix = copy;
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(protected_list); i++) {
-        if (itr_inject_protect(PyList_GET_ITEM(protected_list, i)) != 0) {
+        if (uninterruptible == NULL || itr_may_raise_setup() != 0 || itr_finalizer_setup(opmap) != 0) {
             return -1;
         }
     }
     return PyErr_Occurred() ? -1 : 0;
 }
 
-bool itr_is_protected(PyFrameObject *frame) {
-    PyObject *globals = globals_of(frame);
-    PyObject *key = PyLong_FromVoidPtr(globals);
-    bool found = key != NULL && PyDict_GetItem(protected_globals, key) != NULL;
-    Py_XDECREF(key);
-    Py_DECREF(globals);
-    return found;
-}
-
-/* Standard library code that is not one of the protected modules: whose callee it is decides. */
-static bool is_library(PyCodeObject *code) {
-    const char *file = PyUnicode_AsUTF8(code->co_filename);
-    if (file == NULL) {
-        PyErr_Clear();
-        return false;
-    }
-    size_t n = strlen(stdlib_prefix);
-    return n > 0 && strncmp(file, stdlib_prefix, n) == 0 && strstr(file + n, "-packages") == NULL;
-}
-
 /* Walks the stack from `frame` down: may it be cut at all? (DESIGN 4.6) Steals the reference. */
-static bool stack_may_be_cut(PyFrameObject *frame, bool *result_pending, struct itr_thread *t) {
+static bool walk_stack(PyThreadState *tstate, PyFrameObject *frame, bool *result_pending, struct itr_thread *t) {
     bool above_user = true;
-    bool ok = true;
+    bool ok = !itr_is_closing_generator(tstate);
     bool noted_seen = t->noted_frame == NULL;
     *result_pending = false;
     while (frame != NULL && ok) {
@@ -131,11 +74,12 @@ static bool stack_may_be_cut(PyFrameObject *frame, bool *result_pending, struct 
         if (above_user) {
             if (itr_is_protected(frame)) {
                 ok = false;
-            } else if (!is_library(code)) {
+            } else if (!itr_is_library(code)) {
                 above_user = false;
             }
         }
-        if (ok && (itr_is_finalizer(frame, code) || named(code, "__exit__") || named(code, "__aexit__") ||
+        if (ok && (itr_is_whole(frame) || itr_is_finalizer(frame, code) || itr_is_unraisable_hook(frame, code) ||
+                   named(code, "__exit__") || named(code, "__aexit__") ||
                    PyDict_GetItem(uninterruptible, (PyObject *)code) != NULL)) {
             ok = false;
         }
@@ -153,13 +97,18 @@ static bool stack_may_be_cut(PyFrameObject *frame, bool *result_pending, struct 
     return ok;
 }
 
-static PyObject *bytes_of(PyCodeObject *code) {
-#if PY_VERSION_HEX >= 0x030B0000
-    return PyCode_GetCode(code); /* without specialisation and instrumentation */
-#else
-    Py_INCREF(code->co_code);
-    return code->co_code;
-#endif
+/* A look that walked the stack in vain is followed by a rest: code that must not be cut would crawl, one look at each
+ * call and round, and what is deep would take the square of its depth. */
+static bool rests(const struct itr_thread *t, int64_t now) { return now < t->look_after_ns; }
+
+/* The same as walk_stack(), at the end of a look that has `begun` then. */
+static bool stack_may_be_cut(PyThreadState *tstate, PyFrameObject *frame, bool *result_pending, struct itr_thread *t,
+                             int64_t begun) {
+    bool ok = walk_stack(tstate, frame, result_pending, t);
+    int64_t now = ok ? 0 : now_ns();
+    int64_t took = now - begun;
+    t->look_after_ns = ok ? 0 : now + REST * (took < MOST_LOOK_NS ? took : MOST_LOOK_NS);
+    return ok;
 }
 
 static bool is_back_edge(const unsigned char *bytes, Py_ssize_t n, int at, int *op_out, int *arg_out) {
@@ -185,35 +134,54 @@ static bool is_back_edge(const unsigned char *bytes, Py_ssize_t n, int at, int *
     return false;
 }
 
-/* Is anything on this frame's stack that a call has given? True when it has called something since it last took a value
- * off its stack for good; too often, which only defers. */
-static bool holds_result(PyFrameObject *frame) {
-    PyCodeObject *code = PyFrame_GetCode(frame);
-    PyObject *bytes = bytes_of(code);
-    int now = lasti_of(frame);
-    bool held = bytes == NULL;
-    for (int i = 0; bytes != NULL && i < now && i < PyBytes_GET_SIZE(bytes); i += 2) {
-        unsigned char op = (unsigned char)PyBytes_AS_STRING(bytes)[i];
-        held = is_call[op] || (held && !is_store[op]);
+/* Recursion and loops whose every place holds a result must end as well: f(int(x)), sum(map(f, xs)), a comprehension
+ * beside a call. Such a place will do when there was nothing else for so long. */
+static bool starves(struct itr_thread *t) {
+    const itr_record *first = itr_first(t);
+    unsigned long long id = first == NULL ? 0 : first->id;
+    int64_t ns = now_ns();
+    if (t->starved != id || t->starved_count != t->exact_count) {
+        t->starved = id;
+        t->starved_count = t->exact_count;
+        t->starved_since_ns = ns;
+        t->starved_looks = 0;
     }
+    t->starved_looks += t->starved_looks < STARVED_LOOKS;
+    return id != 0 && t->starved_looks == STARVED_LOOKS && ns - t->starved_since_ns > STARVED_NS;
+}
+
+/* f(recv(), g()): what recv() gave is on the stack of the frame that calls g(), or f(recv()). */
+static bool caller_holds_result(PyFrameObject *frame) {
+    PyFrameObject *back = PyFrame_GetBack(frame);
+    if (back == NULL) {
+        return false;
+    }
+    PyCodeObject *code = PyFrame_GetCode(back);
+    PyObject *bytes = bytes_of(code);
+    bool held = bytes == NULL || itr_held(code, bytes, lasti_of(back), ITR_HELD_CALLING);
     Py_XDECREF(bytes);
     Py_DECREF(code);
+    Py_DECREF(back);
     PyErr_Clear();
     return held;
 }
 
-/* f(recv()): the callee's argument is a call's result, perhaps an exact call's, and still on the caller's stack. */
-static bool caller_holds_result(PyFrameObject *frame) {
-    PyFrameObject *back = PyFrame_GetBack(frame);
-    bool held = back != NULL && holds_result(back);
-    Py_XDECREF(back);
-    return held;
+/* May it be cut at its entry, as far as it and its caller are concerned? The first question is the cheaper one. */
+static bool entry_will_do(struct itr_thread *t, PyFrameObject *frame) {
+    return !itr_is_protected(frame) && (!caller_holds_result(frame) || starves(t));
+}
+
+/* [recv(), [x for x in y]]: from 3.12 a comprehension's loop is in the frame that it stands in. */
+static bool edge_will_do(struct itr_thread *t, PyFrameObject *frame, PyCodeObject *code, PyObject *bytes) {
+    return !itr_is_protected(frame) &&
+           (!ITR_BY_PENDING_CALL || !itr_held(code, bytes, lasti_of(frame), ITR_HELD_EDGE) || starves(t));
 }
 
 static bool tracing_now(PyThreadState *tstate) { return tstate->tracing != 0; }
 
 enum itr_fit itr_fit_position(struct itr_thread *t, PyThreadState *tstate) {
-    if (atomic_load_explicit(&t->slot->exact, memory_order_relaxed) != 0 ||
+    int64_t begun = now_ns();
+    if (rests(t, begun) || atomic_load_explicit(&t->slot->exact, memory_order_relaxed) != 0 ||
         atomic_load_explicit(&t->slot->mask, memory_order_relaxed) != ITR_MASK_NONE || tracing_now(tstate)) {
         return ITR_UNFIT;
     }
@@ -245,14 +213,21 @@ enum itr_fit itr_fit_position(struct itr_thread *t, PyThreadState *tstate) {
      * Cython's limited API builds (pyzmq's) are made by "_getframe()" in a code object that is named as the function.
      */
     bool function = (code->co_flags & CO_NEWLOCALS) != 0;
-    if ((entry && function && !caller_holds_result(frame)) || edge) {
+    if ((entry && function) || edge) {
         fit = ITR_FIT;
     } else if (entry) {
         fit = ITR_UNFIT;
     }
+    if (fit == ITR_FIT && !(edge ? edge_will_do(t, frame, code, bytes) : entry_will_do(t, frame))) {
+        fit = ITR_UNFIT;
+    }
     bool result_pending = false;
+    bool walk = fit == ITR_FIT || !ITR_BY_PENDING_CALL; /* up to 3.11 it matters where a call is */
     Py_INCREF(frame);
-    if (!stack_may_be_cut(frame, &result_pending, t) || (result_pending && fit == ITR_UNFIT_CALL)) {
+    if (!walk) {
+        Py_DECREF(frame);
+    } else if (!stack_may_be_cut(tstate, frame, &result_pending, t, begun) ||
+               (result_pending && fit == ITR_UNFIT_CALL)) {
         fit = ITR_UNFIT;
     }
 #if PY_VERSION_HEX >= 0x030B0000
@@ -305,12 +280,16 @@ static bool is_loop_head(PyCodeObject *code, int lasti) {
 }
 
 bool itr_fit_event(struct itr_thread *t, PyFrameObject *frame, bool call) {
+    int64_t begun = now_ns();
+    if (rests(t, begun)) {
+        return false;
+    }
     PyCodeObject *code = PyFrame_GetCode(frame);
     int lasti = lasti_of(frame);
     bool fit = false;
     if (!call) {
         fit = is_loop_head(code, lasti);
-    } else if (!caller_holds_result(frame)) {
+    } else {
 #if PY_VERSION_HEX >= 0x030B0000
         PyObject *bytes = bytes_of(code); /* not where a generator goes on */
         fit = bytes != NULL && lasti >= 0 && lasti + 1 < PyBytes_GET_SIZE(bytes) &&
@@ -320,12 +299,13 @@ bool itr_fit_event(struct itr_thread *t, PyFrameObject *frame, bool call) {
 #else
         fit = lasti < 0;
 #endif
+        fit = fit && entry_will_do(t, frame);
     }
     Py_DECREF(code);
     if (fit) {
         bool unused = false;
         Py_INCREF(frame);
-        fit = stack_may_be_cut(frame, &unused, t);
+        fit = stack_may_be_cut(PyThreadState_Get(), frame, &unused, t, begun);
     }
     PyErr_Clear();
     return fit;
@@ -333,8 +313,8 @@ bool itr_fit_event(struct itr_thread *t, PyFrameObject *frame, bool call) {
 #endif
 
 void itr_note_exact(struct itr_thread *t) {
-#if !ITR_BY_PENDING_CALL
     t->exact_count++;
+#if !ITR_BY_PENDING_CALL
     t->noted_frame = itr_frame_now(t->tstate);
 #if PY_VERSION_HEX >= 0x030B0000
     const struct frame_3_11 *raw = t->noted_frame;
@@ -343,7 +323,5 @@ void itr_note_exact(struct itr_thread *t) {
 #else
     t->noted_lasti = t->tstate->frame == NULL ? -1 : lasti_of(t->tstate->frame);
 #endif
-#else
-    (void)t; /* from 3.12 nothing is ever injected behind a call */
-#endif
+#endif /* from 3.12 nothing is ever injected behind a call */
 }

@@ -1,6 +1,8 @@
 /* Looking at threads and at the library itself; nothing changes here. */
 #include "core.h"
 #include "exact.h"
+#include "frames.h"
+#include "held.h"
 #include "tls_socket.h"
 
 static PyObject *core_alive(PyObject *self, PyObject *arg) {
@@ -101,11 +103,23 @@ static PyObject *core_status(PyObject *self, PyObject *unused) {
                          "tls", PyBool_FromLong(itr_tls_probe()));
 }
 
+static PyObject *core_held(PyObject *self, PyObject *code) {
+    (void)self;
+    if (!PyCode_Check(code)) {
+        return PyErr_Format(PyExc_TypeError, "held() takes a code object, not %R", code);
+    }
+    PyObject *bytes = bytes_of((PyCodeObject *)code);
+    PyObject *map = bytes == NULL ? NULL : itr_held_map((PyCodeObject *)code, bytes);
+    Py_XDECREF(bytes);
+    return map;
+}
+
 PyMethodDef itr_looking_methods[] = {
     ITR_METHOD(alive, METH_O, "Whether a thread state has this ident."),
     ITR_METHOD(ident_of_native, METH_O, "The ident of a native id; 0: unknown."),
     ITR_METHOD(park_info, METH_O, "Where the thread is parked."),
     ITR_METHOD(threads, METH_NOARGS, "Idents of the attached threads."),
+    ITR_METHOD(held, METH_O, "What is on the stack in front of each code unit; for the tests."),
     ITR_METHOD(status, METH_NOARGS, "What is active."),
     {NULL, NULL, 0, NULL},
 };

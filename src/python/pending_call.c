@@ -4,16 +4,19 @@
  * declines and asks again at once for the next check; in any other thread it is dropped, and the monitor asks again.
  * The queue needs no GIL. */
 #include "ask.h"
+#include "clock.h"
 #include "core.h"
 
 #include <dlfcn.h>
-#include <time.h>
 
 #if ITR_BY_PENDING_CALL
 
 #define LOOKS_AT_ONE_PLACE 500
 #define DRAIN_MOMENTS 100000     /* 5 s and more: somebody else's pending call blocks */
 #define LOOKS_AT_A_TRACER 100000 /* each instruction of what it traces may come to the same frame */
+#define LOOKS_IN_VAIN 200        /* ... and as long as this, before there is a pause */
+#define LOOKED_NS 2500000
+#define PAUSE_NS 10000000
 
 static const char *mode = "off: not set up";
 static PyInterpreterState *interpreter;
@@ -30,6 +33,23 @@ const char *itr_async_mode(void) { return mode; }
  * Private but exported, so looked up by name. */
 typedef int (*add_pending_call)(PyInterpreterState *, int (*)(void *), void *, int);
 static add_pending_call add_pending;
+
+/* 3.12's eval breaker is one word for all reasons, computed anew by whoever changes one of them: by the monitor, which
+ * holds no GIL, too. Whoever computes it from what was so a moment ago erases the other's signal; the call stays in the
+ * queue then, and a thread that comes to no other reason never looks (1 of 10,000 interrupts, measured). Nor may we
+ * erase a signal of somebody else's so. This one stores a 1 and computes nothing; as a reason it is harmless. Should it
+ * be erased as well, by the target, it comes again with the monitor's next look. From 3.13 on they are atomic bits. */
+#if PY_VERSION_HEX < 0x030D0000
+static void (*signal_async)(PyInterpreterState *);
+
+static void signal_again(void) {
+    if (signal_async != NULL) {
+        signal_async(interpreter);
+    }
+}
+#else
+static void signal_again(void) {}
+#endif
 
 static int ask(void *arg);
 
@@ -51,6 +71,33 @@ static bool queue(struct itr_thread *t) {
     atomic_fetch_sub_explicit(&in_queue, 1, memory_order_relaxed);
     atomic_store_explicit(&t->asked, 0, memory_order_release);
     return false; /* full: the monitor comes again */
+}
+
+/* A look at each check costs as much as a hundred calls. Under code that must not be cut (__exit__, a finalizer) there
+ * may be millions before an interrupt can come: it runs on undisturbed for most of the time. The monitor asks again,
+ * and what it asks in a pause is dropped. */
+static bool pauses(struct itr_thread *t) {
+    const itr_record *first = itr_first(t);
+    unsigned long long id = first == NULL ? 0 : first->id;
+    if (t->looked_for != id) { /* what was in the way of another one may be long gone */
+        t->looked_for = id;
+        t->look_after_ns = t->pause_until_ns = 0;
+    }
+    if (t->look_after_ns == 0) { /* the stack was not in the way when it was walked last */
+        t->looked_since_ns = 0;
+        return false;
+    }
+    int64_t now = now_ns();
+    if (t->looked_since_ns == 0) {
+        t->looked_since_ns = now;
+        t->looked_times = 0;
+    }
+    t->looked_times++;
+    if (now >= t->pause_until_ns && t->looked_times > LOOKS_IN_VAIN && now - t->looked_since_ns > LOOKED_NS) {
+        t->pause_until_ns = now + PAUSE_NS;
+        t->looked_since_ns = 0;
+    }
+    return now < t->pause_until_ns;
 }
 
 static int ask_now(itr_ref ref) {
@@ -78,6 +125,9 @@ static int ask_now(itr_ref ref) {
     t->tstate = tstate;
     if (itr_api->self() == NULL && itr_thread_current() != t) {
         return 0; /* it has just adopted another slot: its number was reused */
+    }
+    if (pauses(t)) {
+        return 0;
     }
     const void *frame = itr_frame_now(tstate);
     if (frame == t->declined_frame &&
@@ -118,9 +168,10 @@ int64_t itr_async_on_running(struct itr_slot *slot, itr_ref ref, uint32_t tries)
     if (atomic_load_explicit(&t->redirected, memory_order_acquire) == 0 &&
         (atomic_load_explicit(&slot->exact, memory_order_relaxed) != 0 ||
          atomic_load_explicit(&slot->mask, memory_order_relaxed) != ITR_MASK_NONE)) {
-        return MOST_ASK_NS; /* leaving that state asks */
+        return itr_ask_delay_closed(tries);
     }
     queue(t);
+    signal_again();
     return itr_ask_delay(tries);
 }
 
@@ -131,6 +182,13 @@ int itr_async_setup(void) {
         add_pending_call function;
     } symbol = {dlsym(RTLD_DEFAULT, "_PyEval_AddPendingCall")};
     add_pending = symbol.function;
+#if PY_VERSION_HEX < 0x030D0000
+    union {
+        void *data;
+        void (*function)(PyInterpreterState *);
+    } signal = {dlsym(RTLD_DEFAULT, "_PyEval_SignalAsyncExc")};
+    signal_async = signal.function;
+#endif
     if (add_pending == NULL) {
         mode = "off: this interpreter does not export _PyEval_AddPendingCall";
     } else if (!itr_inject_probe()) {

@@ -65,8 +65,8 @@ static PyObject *share(PyObject *key, PyObject *exc) {
     return handle;
 }
 
-/* What is made for it is made first: that may give up the GIL, and the thread may start. Then nothing but a look, and
- * the entry. */
+/* What is made for it is made first: that may give up the GIL, and the thread may start, or get an equal one. Then
+ * nothing but two looks, and the entry. */
 static PyObject *enter(PyObject *thread, PyObject *key, PyObject *exc, PyObject *reason) {
     itr_record *record = itr_record_new(exc, reason);
     PyObject *fresh = PyList_New(0);
@@ -77,9 +77,12 @@ static PyObject *enter(PyObject *thread, PyObject *key, PyObject *exc, PyObject 
     if (fresh == NULL || handle == NULL || watch(record, thread) != 0) {
         Py_CLEAR(handle);
     } else {
+        PyObject *shared = share(key, exc);
         struct itr_thread *running = already_running(key);
         PyObject *list = running != NULL ? NULL : PyDict_GetItem(prestart_records, key);
-        if (running != NULL) {
+        if (shared != NULL || PyErr_Occurred()) {
+            Py_SETREF(handle, shared);
+        } else if (running != NULL) {
             Py_SETREF(handle, itr_interrupt_thread(running, exc, reason));
         } else if (PyList_Append(list != NULL ? list : fresh, (PyObject *)record) != 0 ||
                    (list == NULL && PyDict_SetItem(prestart_records, key, fresh) != 0)) {

@@ -123,21 +123,27 @@ static itr_record *next_uncompared(PyObject *list, PyObject *wanted, PyObject *c
     return NULL;
 }
 
-static itr_record *find_equal(PyObject *list, PyObject *wanted) {
+/* The one with this very exception. */
+static itr_record *find_same(PyObject *list, PyObject *wanted) {
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++) {
         itr_record *record = (itr_record *)PyList_GET_ITEM(list, i);
         if (record->exc == wanted && is_pending(record)) {
             return (itr_record *)Py_NewRef((PyObject *)record);
         }
     }
+    return NULL;
+}
+
+static itr_record *find_equal(PyObject *list, PyObject *wanted) {
     PyObject *compared = PyList_New(0);
-    itr_record *found = NULL, *record;
+    itr_record *found = find_same(list, wanted), *record;
     while (compared != NULL && found == NULL && (record = next_uncompared(list, wanted, compared)) != NULL) {
         /* It may have been delivered, or taken back, while they were compared, and others may have come. */
         if (same_exc(record->exc, wanted) && is_pending(record)) {
             found = record;
         } else {
             Py_DECREF(record);
+            found = find_same(list, wanted);
         }
     }
     Py_XDECREF(compared);

@@ -79,7 +79,8 @@ int itr_load_api(void) {
         return -1;
     }
     const struct itr_stub_api *api = function();
-    if (api->abi != ITR_ABI_VERSION || api->slot_size != sizeof(struct itr_slot)) {
+    if (api->abi != ITR_ABI_VERSION || api->slot_size != sizeof(struct itr_slot) ||
+        api->size != sizeof(struct itr_stub_api)) {
         PyErr_Format(
             PyExc_ImportError,
             "libinterruptible.so has ABI version %u, this _core was built for %u: preload the copy that came with "

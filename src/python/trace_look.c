@@ -5,6 +5,7 @@
  * an interrupt is pending, in front of whatever else traces the thread (a debugger, coverage), which goes on seeing
  * everything. */
 #define Py_BUILD_CORE_MODULE 1 /* for tracing_possible (3.9) */
+#include "clock.h"
 #include "core.h"
 
 #if PY_VERSION_HEX < 0x030A0000
@@ -13,14 +14,9 @@
 
 #if !ITR_BY_PENDING_CALL
 
-#define MOST_EVENTS 20000 /* then the monitor asks again, later */
-#define LONG_NS 20000000
-
-static int64_t now_ns(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
+#define MOST_EVENTS 20000     /* then the monitor asks again, later */
+#define LONG_NS 20000000      /* of the thread's own time */
+#define STARVED_NS 1000000000 /* of everybody's: it waits where nobody can be told of it */
 
 /* The interpreter forgets what a line event raised when it reports an opcode event at the same place: the latter raises
  * then. */
@@ -92,12 +88,27 @@ bool itr_trace_is_on(const struct itr_thread *t, const PyThreadState *tstate) {
     return tstate->c_tracefunc == on_event || t->user_masks[ITR_MASK_ALL] != 0 || t->user_masks[ITR_MASK_BLOCKING] != 0;
 }
 
+/* How long the thread has been on a processor, 0 when that is not to be had: on a busy machine it may not run for long,
+ * and no event can come meanwhile. */
+static int64_t own_ns(const struct itr_thread *t) {
+    clockid_t clock;
+    struct timespec now;
+    bool known = pthread_getcpuclockid((pthread_t)t->ident, &clock) == 0 && clock_gettime(clock, &now) == 0;
+    return known ? (int64_t)now.tv_sec * 1000000000 + now.tv_nsec : 0;
+}
+
+static void begin_to_wait(struct itr_thread *t) {
+    t->traced_since_ns = now_ns();
+    t->traced_since_own_ns = own_ns(t);
+}
+
 void itr_trace_start(struct itr_thread *t, PyThreadState *tstate) {
     t->tstate = tstate;
     t->trace_events = 0;
     t->trace_events_seen = 0;
-    t->traced_since_ns = now_ns();
+    begin_to_wait(t);
     t->traced_by = tstate->c_tracefunc;
+    itr_unsignal(); /* whoever took something back: it would go no farther */
     set(tstate, on_event);
 }
 
@@ -108,15 +119,15 @@ void itr_trace_stop(struct itr_thread *t) {
 }
 
 /* No event for so long: there are loops without any, and it may have come into one only after it had begun to look. */
-bool itr_trace_in_vain(struct itr_thread *t) {
-    if (t->tstate == NULL || t->tstate->c_tracefunc != on_event) {
+bool itr_trace_in_vain(struct itr_thread *t, const PyThreadState *tstate) {
+    if (t->tstate != tstate || tstate->c_tracefunc != on_event) {
         return false;
     }
     if (t->trace_events != t->trace_events_seen) {
         t->trace_events_seen = t->trace_events;
-        t->traced_since_ns = now_ns();
+        begin_to_wait(t);
     }
-    return now_ns() - t->traced_since_ns > LONG_NS;
+    return own_ns(t) - t->traced_since_own_ns > LONG_NS || now_ns() - t->traced_since_ns > STARVED_NS;
 }
 
 #else

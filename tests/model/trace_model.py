@@ -1,7 +1,7 @@
 """Up to 3.11: the thread looks at every line it comes to (src/python/trace_look.c), which is where nearly all interrupts of
-running code come from. look() in asyncexc.c, with the interpreter lock, has it do so: itr_trace_start() in trace_look.c puts
+running code come from. itr_async_look() in asyncexc.c, with the interpreter lock, has it do so: itr_trace_start() in trace_look.c puts
 on_event() in front of whatever else traces the thread; it raises at the first fit event, or stops when there is nothing to do.
-Where no event comes (one long line), look() arms an exception instead (delivery_model.py).
+Where no event comes (one long line), itr_async_look() arms an exception instead (delivery_model.py).
 
 Two interrupts, the first of which may be taken back. The target masks, makes exact calls, in which it may wait and which may
 call Python code, sets a trace function of its own, and goes away: its function returns, or it is a thread of C's, which has a

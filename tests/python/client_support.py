@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from interruptible_threading import ThreadInterrupted, interrupt, interrupts_disabled, is_interrupted
+from interruptible_threading import ThreadInterrupted, deliver_on_blocking, interrupt, interrupts_disabled, is_interrupted
 from support import GUARD, Worker, parked, wait_until
 
 #: A call that cannot be broken may use this share of a processor while it is asked to end.
@@ -103,14 +103,18 @@ def assert_in_sync_or_broken(question: Callable[[], Any], answer: Any, *errors: 
 
 
 def storm(call: Callable[[], Any], rounds: int = 20) -> None:
-    """A worker that calls again whenever it was interrupted survives many interrupts, and gets each of them once."""
+    """A worker that calls again whenever it was interrupted survives many interrupts, and gets each of them once.
+
+    In blocking calls only: pools of connections are no better than other code when they are cut between two statements.
+    """
     caught: list[int] = []
     stop = threading.Event()
 
     def run() -> None:
         while not stop.is_set():
             try:
-                call()
+                with deliver_on_blocking():
+                    call()
             except ThreadInterrupted as error:
                 caught.append(error.interrupt_id)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import faulthandler
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,8 +26,8 @@ from interruptible_threading import _preload  # noqa: E402
 #: Fixtures: servers outside this process, and in it.
 pytest_plugins = ["servers", "web_server"]
 
-#: Seconds for one test; those that ITR_TEST_COUNT makes long get more.
-HANG_GUARD = 100.0 + 0.05 * int(os.environ.get("ITR_TEST_COUNT") or 0)
+#: Seconds for one test, more than whatever it waits for itself; those that ITR_TEST_COUNT makes long get more.
+HANG_GUARD = 180.0 + 0.05 * int(os.environ.get("ITR_TEST_COUNT") or 0)
 RESTARTED = "INTERRUPTIBLE_TESTS_RESTARTED"
 #: The standard error of the run itself, which is not captured.
 STDERR = pytest.StashKey[TextIO]()
@@ -45,6 +46,9 @@ def _restart_preloaded(config: pytest.Config) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell starts its background jobs with these ignored; those that the tests start would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     config.addinivalue_line("markers", "hang_guard(seconds): dump all stacks and end the run when a test takes longer")
     if MODE == "preload" and not interruptible_threading.status()["preloaded"]:
         if os.environ.get(RESTARTED):

@@ -28,8 +28,9 @@ SILENT_ADDRESS, QUICK_ADDRESS = "192.0.2.77", "192.0.2.1"
 
 A, PTR = 1, 12
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
+#: libc gives up after 150 s, the most that can be had: no test waits for that.
 FILES = {
-    "/etc/resolv.conf": "nameserver 127.0.0.1\noptions timeout:30 attempts:1\n",
+    "/etc/resolv.conf": "nameserver 127.0.0.1\noptions timeout:30 attempts:5\n",
     "/etc/nsswitch.conf": "hosts: files dns\nservices: files\nprotocols: files\npasswd: files\ngroup: files\n",
     "/etc/hosts": "127.0.0.1 localhost\n::1 localhost\n",
 }

@@ -11,14 +11,14 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import Any, Callable, NamedTuple, NoReturn, Optional
 
 import pytest
 from interruptible_threading import ThreadInterrupted, _core, critical_section, interrupt, is_interrupted
 
 #: Seconds after which a test gives up. Never a bound on how fast something has to be.
-GUARD = 30.0
+GUARD = 60.0
 #: The time-out that calls are given: no test lives to see it pass.
 LONG = 3000.0
 
@@ -74,17 +74,28 @@ class Outcome(NamedTuple):
 
 
 class Worker(threading.Thread):
-    """Runs ``call()`` once in a thread of its own, started at once, and keeps what became of it."""
+    """Runs ``call()`` once in a thread of its own, started at once, and keeps what became of it.
+
+    When it has started, an interrupt cannot come before the ``try`` any more.
+    """
 
     def __init__(self, call: Callable[[], Any], *, start: bool = True) -> None:
         super().__init__(daemon=True)
         self._call = call
+        self._entered = threading.Event()
         self.outcome: Outcome | None = None
         if start:
             self.start()
 
+    def start(self) -> None:
+        super().start()
+        # One that was interrupted before ends without.
+        while not self._entered.wait(0.01) and self.is_alive():
+            pass
+
     def run(self) -> None:
         try:
+            self._entered.set()
             self.outcome = Outcome(value=self._call())
         except BaseException as error:
             self.outcome = Outcome(error=error)
@@ -159,11 +170,22 @@ class Gate:
 class Scene(ExitStack):
     """What a case needs: pipes, sockets, children, files; all of it gone afterwards."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._descriptors: set[int] = set()
+
     def pipe(self) -> tuple[int, int]:
         ends = os.pipe()
         for fd in ends:
-            self.callback(close_quietly, fd)
+            self._descriptors.add(fd)
+            self.callback(self.close_descriptor, fd)
         return ends
+
+    def close_descriptor(self, fd: int) -> None:
+        """Close one end of a pipe, now and not again at the end: its number may be another's by then."""
+        if fd in self._descriptors:
+            self._descriptors.remove(fd)
+            os.close(fd)
 
     def full_pipe(self) -> tuple[int, int]:
         """A pipe whose write end blocks, and nothing in it that matters."""
@@ -228,12 +250,6 @@ class Scene(ExitStack):
         thread.start()
         self.callback(done.set)
         return thread, done
-
-
-def close_quietly(fd: int) -> None:
-    """Close a descriptor that a test may have closed already."""
-    with suppress(OSError):
-        os.close(fd)
 
 
 def end_child(process: subprocess.Popen[bytes]) -> None:
@@ -312,7 +328,8 @@ def c_compiler() -> list[str]:
 def run_python(*argv: str, input: str | None = None, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run this interpreter with the library preloaded (it is inherited); hang guard included."""
     environ = {**os.environ, **(env or {})}
-    patience = 4 * GUARD + 0.05 * int(os.environ.get("ITR_TEST_COUNT") or 0)
+    environ.pop("PYTHONUNBUFFERED", None)  # it hides in some surroundings that a script ends without a flush
+    patience = 2 * GUARD + 0.05 * int(os.environ.get("ITR_TEST_COUNT") or 0)
     return subprocess.run([sys.executable, *argv], input=input, env=environ, capture_output=True, text=True, timeout=patience)
 
 

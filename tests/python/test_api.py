@@ -179,6 +179,7 @@ def test_consumed_when_raised(where: str, quiet: None) -> None:
     lock.acquire()
 
     def block() -> None:
+        ready.set()  # not before: pytest.raises() is a function that could be interrupted
         while where == "loop":
             pass
         while where == "checkpoint":
@@ -188,7 +189,6 @@ def test_consumed_when_raised(where: str, quiet: None) -> None:
         lock.acquire()
 
     def call() -> list[Any]:
-        ready.set()
         with pytest.raises(ThreadInterrupted):
             block()
         seen = [is_interrupted(), clear_interrupt()]

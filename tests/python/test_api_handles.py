@@ -39,9 +39,10 @@ sys.addaudithook(refuse)
 import interruptible_threading as it
 from interruptible_threading import _core
 it.install_patches()
-caught, stop, expected, random = [], [], [], random.Random(1)
+begun, caught, stop, expected, random = [], [], [], [], random.Random(1)
 def run():
     _core.mask(2)  # what comes between two rounds would come out of the thread
+    begun.append(1)
     while not stop:
         try:
             _core.unmask(2)
@@ -52,6 +53,7 @@ def run():
             caught.append(error.interrupt_id)
 thread = threading.Thread(target=run)
 thread.start()
+while not begun: time.sleep(0.001)
 for _ in range(100):
     handle = it.interrupt(thread)
     time.sleep(random.random() * 0.012)

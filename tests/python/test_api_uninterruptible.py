@@ -65,6 +65,32 @@ def test_uninterruptible_methods() -> None:
     assert (Class.one(), Class.two(), Class().three()) == (1, 2, 3)
 
 
+def test_uninterruptible_does_not_crawl_while_an_interrupt_waits(quiet: None) -> None:
+    """A look at each of these calls would take minutes: longer than a worker is waited for."""
+    reached: list[str] = []
+
+    def nothing() -> None:
+        pass
+
+    @uninterruptible
+    def whole() -> None:
+        reached.append("running")
+        until_interrupted()
+        for _ in range(5_000_000):
+            nothing()
+        reached.append("whole")
+
+    def call() -> None:
+        whole()
+        while True:
+            pass
+
+    worker = Worker(call)
+    wait_until(lambda: reached, "the function runs")
+    assert_interrupted(worker, interrupt(worker))
+    assert reached == ["running", "whole"]
+
+
 FINALIZER = """
 import gc, sys, threading, time
 import interruptible_threading as it
@@ -87,7 +113,7 @@ def body():
 thread = threading.Thread(target=body, daemon=True); thread.start()
 while not steps or sys.argv[1] == "call" and not _core.park_info(thread.ident)["parked"]: time.sleep(0.001)
 handle = it.interrupt(thread, reason="why")
-thread.join(30)
+thread.join(60)
 print(caught == [(True, "why", handle.id)], handle.state, "whole" in steps, it.is_interrupted(thread))
 """
 
@@ -121,6 +147,72 @@ print(seen, sys.unraisablehook is hook)
 def test_other_unraisable_exceptions_are_reported() -> None:
     """Whatever is none of our interrupts goes to the hook that was there before."""
     assert run_script(UNRAISABLE) == "['KeyError', 'ThreadInterrupted', 'ValueError'] True\n"
+
+
+HOOKS = """
+import contextlib, sys, threading, time
+import interruptible_threading as it
+from interruptible_threading import _core
+chains, steps = sys.argv[1] == "chains", sys.argv[2].split()
+seen, caught = [], []
+original = sys.unraisablehook
+class Slow:
+    def __del__(self): time.sleep(10**6)
+class Failing:
+    def __del__(self): raise KeyError
+def body():
+    try:
+        with it.deliver_on_blocking():
+            Slow()
+            time.sleep(10**6)
+    except it.ThreadInterrupted as error: caught.append(error)
+def put():
+    before = sys.unraisablehook
+    def theirs(args):
+        seen.append(args.exc_type)
+        if chains: before(args)
+    put_in.append(theirs)
+    back.append(before)
+    sys.unraisablehook = theirs
+def restore(): sys.unraisablehook = back.pop(); put_in.pop()
+put_in, back = [], []
+for step in steps:
+    {"install": it.install_patches, "uninstall": it.uninstall_patches, "put": put, "restore": restore}[step]()
+thread = threading.Thread(target=body, daemon=True)
+thread.start()
+while not (_core.park_info(thread.ident) or {}).get("parked"): time.sleep(0.0002)
+handle = it.interrupt(thread)
+thread.join(60)
+assert len(caught) == 1 and handle.state == "delivered" and seen == [], (caught, handle.explain(), seen)
+with contextlib.redirect_stderr(sys.stdout): Failing()
+assert seen == [KeyError] * (len(put_in) if chains else len(put_in[-1:])), seen
+it.uninstall_patches()
+assert sys.unraisablehook is (put_in[-1] if put_in else original)
+with contextlib.redirect_stderr(sys.stdout): Failing()
+"""
+
+
+@pytest.mark.parametrize("chains", ["chains", "replaces"])
+@pytest.mark.parametrize(
+    "steps",
+    [
+        "install put",
+        "install put uninstall install",
+        "install put uninstall put install uninstall install",
+        "install put uninstall restore install",
+        "put install restore",
+        "install put uninstall install put uninstall restore restore install",
+    ],
+)
+def test_other_hooks_before_ours(steps: str, chains: str) -> None:
+    """Whoever puts a hook before ours, or takes it away with ours in it: no interrupt gets lost in it."""
+    run_script(HOOKS, chains, steps)
+
+
+def test_no_hook() -> None:
+    """None, and none at all, mean the interpreter's own."""
+    for how in ("sys.unraisablehook = None", "del sys.unraisablehook"):
+        run_script(HOOKS.replace("original = sys.unraisablehook", f"it.install_patches(); {how}; original = None"), "chains", "")
 
 
 RAW_THREAD = """
@@ -181,7 +273,6 @@ from multiprocessing.util import Finalize
 import interruptible_threading as it
 it.install_patches()
 seen, inside, sent, hits, caught = [], [], [], [], []
-sys.unraisablehook = seen.append  # in front of ours: what it gets is lost
 lock = threading.Lock()
 class Thing: pass
 def callback(*ref):
@@ -213,6 +304,7 @@ for how in ("ref", "method", "finalize", "multiprocessing"):
     thread.start()
     while not inside: time.sleep(0.0002)
     handle = it.interrupt(thread)
+    sys.unraisablehook = seen.append  # in front of ours: what it gets is lost
     time.sleep(0.01)  # long enough for many looks
     sent.append(1)
     thread.join()

@@ -59,14 +59,14 @@ def check(name, call, thread=None):
         thread = Thread(target=body, daemon=True); thread.start()
     else:
         started_before[0] = body; go.release()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         info = _core.park_info(thread.ident)
         if info and info["parked"] and info["exact"]: break
         sleep(0.001)
     else: out.append("not parked")
     it.interrupt(thread)
-    thread.join(30)
+    thread.join(60)
     print(name, out)
 """
 
@@ -94,20 +94,21 @@ def test_thread_parked_before_the_patches() -> None:
 import os, threading, time
 import interruptible_threading as it
 r, w = os.pipe()
-out = []
+out, begun = [], []
 def body():
     try:
+        begun.append(1)
         out.append(os.read(r, 1))
         time.sleep(10**6)
     except BaseException as error: out.append(type(error).__name__)
 thread = threading.Thread(target=body, daemon=True); thread.start()
 def asleep():
     with open(f"/proc/self/task/{thread.native_id}/stat") as file: return file.read().rpartition(")")[2].split()[0] == "S"
-while not asleep(): time.sleep(0.001)
+while not (begun and asleep()): time.sleep(0.001)
 it.install_patches()
 handle = it.interrupt(thread)
 os.write(w, b"x")
-thread.join(30)
+thread.join(60)
 print(out, handle.state)
 """
     assert run_script(script) in ("[b'x', 'ThreadInterrupted'] delivered\n", "['ThreadInterrupted'] delivered\n")

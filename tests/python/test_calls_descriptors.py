@@ -138,7 +138,7 @@ def test_text_reader_goes_on(quiet: None) -> None:
         reader = scene.enter_context(open(r, encoding="utf-8", closefd=False))
         yield reader.readline
         os.write(w, "Grüße\nline\n".encode())
-        os.close(w)
+        scene.close_descriptor(w)
         assert list(reader) == ["Grüße\n", "line\n"]
 
     Case(steps, READ, None).run()
@@ -159,7 +159,7 @@ def test_writing_a_full_pipe(name: str, quiet: None) -> None:
     def steps(scene: Scene, timeout: None) -> Steps:
         r, w = scene.full_pipe()
         yield WRITES[name](w, b"broken")
-        os.close(w)
+        scene.close_descriptor(w)
         with open(r, "rb", closefd=False) as reader:
             assert set(reader.read()) == set(b"x")
 
@@ -176,7 +176,7 @@ def test_buffered_writer_keeps_its_data(quiet: None) -> None:
         yield writer.flush
         rest = Worker(open(r, "rb", closefd=False).read)
         writer.close()
-        os.close(w)
+        scene.close_descriptor(w)
         data = rest.value()
         assert data.rstrip(b"kept").strip(b"x") == b""
         assert data.endswith(b"xkept")
@@ -283,6 +283,17 @@ def splice(scene: Scene, timeout: None) -> Steps:
     os.write(w, b"spliced")
     assert os.splice(r, w2, 100) == 7
     assert os.read(r2, 100) == b"spliced"
+
+
+@cases("write", "eventfd_write", timeouts=(None,), marks=lacks(os, "eventfd"))
+def eventfd_write(scene: Scene, timeout: None) -> Steps:
+    fd = os.eventfd(0)
+    scene.callback(os.close, fd)
+    os.eventfd_write(fd, 2**64 - 2)
+    yield partial(os.eventfd_write, fd, 3)
+    assert os.eventfd_read(fd) == 2**64 - 2
+    os.eventfd_write(fd, 3)
+    assert os.eventfd_read(fd) == 3
 
 
 @cases("read", "eventfd_read", timeouts=(None,), marks=lacks(os, "eventfd"))

@@ -26,11 +26,19 @@ context = multiprocessing.get_context("spawn")
 
 
 def busy_executor(scene: Scene) -> tuple[ThreadPoolExecutor, Future[bool], threading.Event]:
+    """Its only worker is at work already."""
     executor = ThreadPoolExecutor(1)
-    done = threading.Event()
+    begun, done = threading.Event(), threading.Event()
     scene.callback(executor.shutdown)
     scene.callback(done.set)
-    return executor, executor.submit(done.wait), done
+
+    def work() -> bool:
+        begun.set()
+        return done.wait()
+
+    future = executor.submit(work)
+    assert begun.wait(GUARD)
+    return executor, future, done
 
 
 @cases(*SEM)

@@ -63,3 +63,28 @@ def test_a_disabled_library_is_found_out() -> None:
     )
     assert done.returncode == 1
     assert "the library was not at work" in done.stdout
+
+
+BACKGROUND_JOB = """
+import importlib.util, os, signal, subprocess, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.signal(signal.SIGQUIT, signal.SIG_IGN)
+path = sys.argv.pop(1)
+spec = importlib.util.spec_from_file_location("check_cpython", path)
+script = importlib.util.module_from_spec(spec)
+sys.modules["check_cpython"] = script
+spec.loader.exec_module(script)
+CHILD = "import signal, sys; sys.exit(any(signal.getsignal(n) is signal.SIG_IGN for n in (signal.SIGINT, signal.SIGQUIT)))"
+def run(module, library):
+    ignored = subprocess.run([sys.executable, "-c", CHILD]).returncode
+    return script.Run({"test_it": "passed", script.THE_MODULE: "passed"}, 1, "signals are ignored" if ignored else "")
+script.run = run
+sys.exit(script.main())
+"""
+
+
+@pytest.mark.skipif(not HAS_TESTS, reason="this interpreter comes without its tests")
+def test_as_a_background_job() -> None:
+    """A shell has Ctrl-C ignored there; CPython's tests of it would wait for ever."""
+    done = subprocess.run([sys.executable, "-c", BACKGROUND_JOB, str(SCRIPT), "wait4"], stdout=subprocess.PIPE, text=True)
+    assert (done.returncode, "0 different" in done.stdout) == (0, True), done.stdout

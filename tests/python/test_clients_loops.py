@@ -9,13 +9,14 @@ import threading
 import time
 from contextlib import closing
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 from client_support import assert_idle, assert_raised, interrupted, settled, storm
 from interruptible_threading import interrupt, run_interruptible
 from servers import need_module
-from support import EPOLL, GUARD, LONG, READ, SEM, Worker, in_thread, run_script, wait_until
+from support import EPOLL, GUARD, LONG, READ, SEM, Scene, Worker, in_thread, run_script, wait_until
 
 context = multiprocessing.get_context("spawn")
 
@@ -107,19 +108,27 @@ def test_uvloop_run(quiet: None) -> None:
 
 def test_pool_of_processes(quiet: None) -> None:
     """Waiting for a pool's answer, in the two ways there are; the pool goes on."""
-    with context.Pool(1) as pool:
+    with Scene() as scene, context.Pool(1) as pool:
+        end = Path(scene.fifo())
         assert in_thread(partial(pool.apply, abs, (-1,))) == 1
-        running = pool.apply_async(time.sleep, (1,))
-        interrupted(partial(running.get, LONG), *SEM)
-        interrupted(running.wait, *SEM)
-        interrupted(partial(pool.map, abs, [-1, -2]), *SEM)
+        running = pool.apply_async(end.read_bytes)  # waits for somebody who writes
+        try:
+            interrupted(partial(running.get, LONG), *SEM)
+            interrupted(running.wait, *SEM)
+            interrupted(partial(pool.map, abs, [-1, -2]), *SEM)
+        finally:
+            end.write_bytes(b"over")
         assert in_thread(partial(pool.apply, abs, (-3,))) == 3
 
 
 def test_executor_of_processes(quiet: None) -> None:
-    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as executor:
-        future = executor.submit(time.sleep, 1)
-        interrupted(future.result, *SEM)
+    with Scene() as scene, concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as executor:
+        end = Path(scene.fifo())
+        future = executor.submit(end.read_bytes)
+        try:
+            interrupted(future.result, *SEM)
+        finally:
+            end.write_bytes(b"over")
         assert in_thread(partial(executor.submit(abs, -4).result, GUARD)) == 4
 
 
@@ -130,7 +139,6 @@ import multiprocessing, threading, time
 from interruptible_threading import ThreadInterrupted, _core, install_patches, interrupt
 
 def job(seconds):
-    install_patches()
     caught = []
     def run():
         try:
@@ -146,7 +154,7 @@ def job(seconds):
     return caught
 
 if __name__ == "__main__":
-    with multiprocessing.get_context("fork").Pool(2) as pool:
+    with multiprocessing.get_context("fork").Pool(2, install_patches) as pool:  # one of the two may do both jobs
         print(pool.map(job, [3000.0, 3000.0]))
 """
     assert run_script(body) == "[[True], [True]]\n"

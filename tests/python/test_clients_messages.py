@@ -88,7 +88,7 @@ def test_redis_waiting_for_the_pool(redis_client: Any, redis_pool: Any, quiet: N
 
 
 def test_redis_masked(redis_client: Any, quiet: None) -> None:
-    assert_masked(partial(redis_client.blpop, "queue", timeout=1), None, *RECV)
+    assert_masked(partial(redis_client.blpop, "queue", timeout=2), None, *RECV)
     assert in_thread(partial(redis_client.echo, "own")) == b"own"
 
 
@@ -198,7 +198,7 @@ def test_zmq_send(quiet: None) -> None:
 
 def test_zmq_masked(zmq_pair: tuple[Any, Any], quiet: None) -> None:
     a, _ = zmq_pair
-    a.rcvtimeo = 1000
+    a.rcvtimeo = 2000
 
     def receive() -> Any:
         with suppress(need_module("zmq").Again):

@@ -118,7 +118,7 @@ def test_rollback(database: Database, quiet: None) -> None:
 
 def test_masked(database: Database, quiet: None) -> None:
     with closing(database.connect()) as connection:
-        assert_masked(partial(database.ask, connection, database.sleep(1)), 7, *database.calls)
+        assert_masked(partial(database.ask, connection, database.sleep(2)), 7, *database.calls)
         assert database.ask(connection) == 42
 
 

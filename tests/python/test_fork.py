@@ -20,12 +20,14 @@ SLEEP = 10**6
 class Storm:
     def __init__(self, count=2):
         self.stop = False
+        self.begun = []
         self.caught = [0] * count
         self.threads = [threading.Thread(target=self.work, args=(number,), daemon=True) for number in range(count)]
         self.sender = threading.Thread(target=self.send, daemon=True)
     def work(self, number):
         try:
             with it.deliver_on_blocking():
+                self.begun.append(number)
                 while not self.stop:
                     try:
                         while not self.stop: time.sleep(SLEEP) if number % 2 else threading.Event().wait(SLEEP)
@@ -36,12 +38,14 @@ class Storm:
             for thread in self.threads: it.interrupt(thread)
             time.sleep(0.0005)
     def __enter__(self):
-        for thread in (*self.threads, self.sender): thread.start()
+        for thread in self.threads: thread.start()
+        while len(self.begun) < len(self.threads): time.sleep(0.0005)  # none before the mask
+        self.sender.start()
         return self
     def __exit__(self, *error):
         while not all(count > 10 for count in self.caught): time.sleep(0.001)
         self.stop = True
-        self.sender.join(30)
+        self.sender.join(60)
         while any(thread.is_alive() for thread in self.threads):
             for thread in self.threads: it.interrupt(thread)
             time.sleep(0.001)
@@ -60,7 +64,7 @@ def works():
         while len(out) < turn: time.sleep(0.0005)
         parked(thread); it.interrupt(thread)
         while len(out) < turn + 1: time.sleep(0.0005)
-    thread.join(30)
+    thread.join(60)
     return len(out)
 def child_of(fork, check):
     pid = fork()
@@ -133,7 +137,7 @@ def test_fork_in_a_worker_that_is_interrupted() -> None:
     output = run_script(
         quiet_fork(
             """
-forked, reaped, caught, stop = [0], [0], [], []
+forked, reaped, begun, caught, stop = [0], [0], [], [], []
 def rounds():
     while forked[0] < 30:
         time.sleep(0)
@@ -146,15 +150,17 @@ def rounds():
 def body():
     try:
         with it.deliver_on_blocking():
+            begun.append(1)
             while forked[0] < 30:
                 try: rounds()
                 except it.ThreadInterrupted: caught.append(1)
             stop.append(1)
     except it.ThreadInterrupted: pass  # the last one
 thread = threading.Thread(target=body, daemon=True); thread.start()
+while not begun: time.sleep(0.001)
 while thread.is_alive() and not stop:
     it.interrupt(thread); time.sleep(0.001)
-thread.join(30)
+thread.join(60)
 print(forked, reaped, len(caught) > 0)
 try: os.waitpid(-1, os.WNOHANG)
 except ChildProcessError: print("no child left")
@@ -225,7 +231,7 @@ def body():
 thread = threading.Thread(target=body, daemon=True); thread.start(); parked(thread)
 parks = _core.park_info(thread.ident)["parks"]
 print([child_of(os.fork, works) for _ in range(5)], _core.park_info(thread.ident)["parks"] == parks, out)
-it.interrupt(thread); thread.join(30)
+it.interrupt(thread); thread.join(60)
 print(out)
 """
         )
@@ -241,7 +247,7 @@ def test_no_warning_of_our_own_threads() -> None:
 for turn in range(10):
     assert works() == 3  # the monitor has something to do, and the injector too
     thread = threading.Thread(target=lambda: [None for _ in iter(int, 1)], daemon=True)
-    it.interrupt(thread, SystemExit); thread.start(); thread.join(30)
+    it.interrupt(thread, SystemExit); thread.start(); thread.join(60)
     # threading has forgotten a thread a moment before the system has
     while len(os.listdir("/proc/self/task")) > 1 + _core.status()["monitor"]: time.sleep(0.001)
     assert child_of(os.fork, lambda: 0) == 0  # warnings are errors
@@ -373,13 +379,16 @@ def test_exec_from_a_worker(number: str) -> None:
 def body():
     caught = 0
     with it.deliver_on_blocking():
+        begun.append(1)
         while True:
             try:
                 if caught > 10: os.execv(sys.executable, [sys.executable, "-c", sys.argv[1], str(signals_at_first)])
                 time.sleep(SLEEP)
             except it.ThreadInterrupted: caught += 1
 storm = Storm(); storm.__enter__()
+begun = []
 thread = threading.Thread(target=body, daemon=True); thread.start()
+while not begun: time.sleep(0.001)
 def interrupts():
     while True: it.interrupt(thread)
 threading.Thread(target=interrupts, daemon=True).start()

@@ -87,9 +87,10 @@ def test_threads_inside_go(go_library: str) -> None:
         + """
 go = load()
 crowd = Crowd()
-caught, threads = [], []
+caught, begun = [], []
 def body():
     try:
+        begun.append(1)
         try: go.Block()
         finally: caught.append(threading.get_ident())
         while True: pass
@@ -97,6 +98,7 @@ def body():
 for _ in range(3):
     thread = threading.Thread(target=body, daemon=True)
     thread.start()
+    until(lambda: begun, lambda: "it begins")
     handle = interrupt(thread)
     for _ in range(3): crowd.interrupt()
     goes_on()
@@ -104,7 +106,7 @@ for _ in range(3):
     go.Release()
     thread.join(GUARD)
     assert caught == [thread.ident, handle.id], caught
-    del caught[:]
+    del caught[:], begun[:]
 crowd.finish()
 goes_on()
 """,

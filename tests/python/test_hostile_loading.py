@@ -94,6 +94,7 @@ warnings.simplefilter("ignore")  # of threads in a process that forks: that is t
 shim = ctypes.CDLL(status()["library"], mode=ctypes.RTLD_GLOBAL)  # where a constructor finds itr_bind
 often = ctypes.CDLL(sys.argv[1])
 crowd = Crowd([sleep, lock, recv, poll])
+handles = []
 def amid(work, then):
     threads = [threading.Thread(target=call, args=arguments, daemon=True) for call, *arguments in work]
     for thread in threads: thread.start()
@@ -101,8 +102,9 @@ def amid(work, then):
         then()
         time.sleep(0.0005)
 def binds_and_interrupts():
+    global handles
     shim.itr_bind()
-    for waiter in crowd.waiters: interrupt(waiter)
+    handles = [interrupt(waiter) for waiter in crowd.waiters]
 def forks():
     pid = os.fork()
     if pid == 0:
@@ -111,7 +113,10 @@ def forks():
         os._exit(3)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3, "the child hangs"
 amid([(often.load_often, path.encode(), 1000) for path in sys.argv[2:]], binds_and_interrupts)
-crowd.settle()  # what waits outside the wrappers, while they are not bound, could not be interrupted
+# What waits outside the wrappers, while they are not bound, could not be interrupted: so they wait inside, and for good. Who
+# is parked, but has an interrupt to come, will wait anew.
+until(lambda: all(handle.state == "delivered" for handle in handles), lambda: [handle.explain() for handle in handles])
+crowd.settle()
 amid([(often.bind_often, 1000)] * 2, forks)
 shim.itr_bind()
 crowd.interrupt()

@@ -113,6 +113,41 @@ works()
     )
 
 
+@pytest.mark.parametrize("order", ["before", "behind"])
+def test_another_wrapper_of_the_same_call(order: str, tmp_path: Path) -> None:
+    """Each sees what the program calls, and no call reaches libc past either."""
+    counts = native("counts", tmp_path)
+    survives(
+        """
+reads = ctypes.CDLL(sys.argv[1]).reads
+r, w = os.pipe()
+def one_more():
+    before = reads()
+    os.write(w, b"x")
+    assert os.read(r, 1) == b"x"
+    return reads() - before
+assert one_more() == 1
+got = []
+def body():
+    try: os.read(r, 1)
+    except ThreadInterrupted as error: got.append(error.interrupt_id)
+thread = threading.Thread(target=body, daemon=True); thread.start()
+until(lambda: (_core.park_info(thread.ident) or {}).get("parked"), lambda: "it waits")
+handle = interrupt(thread)
+thread.join(GUARD)
+assert got == [handle.id], handle.explain()
+from interruptible_threading import uninstall_patches
+uninstall_patches()
+assert one_more() == 1
+install_patches()
+assert one_more() == 1
+works()
+""",
+        counts,
+        env=beside(counts, order),
+    )
+
+
 #: A program that is no Python, and what it reads.
 PROGRAMS = {
     "pipeline": "seq 20000 | sort --parallel=2 -R --random-source=/bin/sh | sort -n | cat | cksum",

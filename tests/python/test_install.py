@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from support import run_script
+from support import run_python, run_script
 
 SNAPSHOT = """
 import _thread, _socket, collections, fcntl, io, os, queue, select, shutil, signal, socket, ssl, subprocess, sys, threading, time
@@ -16,7 +16,7 @@ def snapshot():
         thread=threading.Thread, start=threading.Thread.start, timer=threading.Timer.__bases__, module=type(threading),
         vars=dict(vars(threading)), hook=sys.unraisablehook, meta=list(sys.meta_path), excepthook=threading.excepthook,
         lock=threading.Lock, rlock=threading.RLock, recv=socket.socket.recv, popen=subprocess.Popen, join=threading.Thread.join,
-        joined=vars(threading.Thread).get("_wait_for_tstate_lock"), run=threading.Thread.run)
+        joined=vars(threading.Thread).get("_wait_for_tstate_lock"), run=threading.Thread.run, wait=threading.Condition.wait)
 """
 
 
@@ -36,6 +36,7 @@ for turn in range(3):
     assert inside["sets"] == before["sets"] and inside["shutil"] is before["shutil"] is True
     assert os.open in os.supports_dir_fd
     assert inside["vars"]["Thread"] is before["thread"] is inside["thread"]
+    assert inside["wait"] is not before["wait"] and inside["wait"].__doc__ == before["wait"].__doc__
     assert inside["hook"] is not before["hook"] and inside["start"] is not before["start"]
     assert mine[time.sleep] == "sleep" and mine[os.read] == "read" and list(mine.values()) == ["sleep", "read", "len"]
     assert {time.sleep, os.open, len} == chosen and time.sleep in chosen
@@ -51,6 +52,33 @@ print("restored")
 """
     )
     assert output == "restored\n"
+
+
+#: Keys that were well-behaved when they were put in.
+CHANGED_KEYS = """
+import collections, sys, time
+import interruptible_threading as it
+class Key:
+    refuses = equal = False
+    def __hash__(self):
+        if Key.refuses: raise TypeError("no hash any more")
+        return 1
+    def __eq__(self, other): return Key.equal or self is other
+first, second = Key(), Key()
+pairs = [(first, 1), (second, 2), (time.sleep, 3)]
+containers = [dict(pairs), set(dict(pairs)), collections.OrderedDict(pairs)]
+setattr(Key, sys.argv[1], True)
+it.install_patches()
+it.uninstall_patches()
+setattr(Key, sys.argv[1], False)
+print(*([len(held), first in held, second in held, time.sleep in held] for held in containers))
+"""
+
+
+@pytest.mark.parametrize("how", ["refuses", "equal"])
+def test_containers_of_keys_that_have_changed(how: str) -> None:
+    """Installing failed, or never ended, or lost one of them."""
+    assert run_script(CHANGED_KEYS, how) == f"{' '.join(['[3, True, True, True]'] * 3)}\n"
 
 
 def test_errors() -> None:
@@ -113,7 +141,89 @@ print(sorted(map(str, out)))
     assert output == "['True', \"b'1'\"]\n"
 
 
-@pytest.mark.parametrize("other", ["hook", "start", "meta_path", "Thread"])
+def test_a_programs_own_wait_stays() -> None:
+    output = run_script(
+        """
+import threading
+import interruptible_threading as it
+original = threading.Condition.wait
+def mine(self, timeout=None): return original(self, timeout)
+class Own(threading.Condition):
+    def wait(self, timeout=None): return "own"
+threading.Condition.wait = mine
+it.install_patches()
+assert threading.Condition.wait is mine
+it.uninstall_patches()
+assert threading.Condition.wait is mine
+threading.Condition.wait = original
+it.install_patches()
+assert threading.Condition.wait not in (mine, original)
+assert Own().wait() == "own"
+it.uninstall_patches()
+assert threading.Condition.wait is original
+print("kept")
+"""
+    )
+    assert output == "kept\n"
+
+
+def test_conditions_with_optimized_code() -> None:
+    """-O leaves out the asserts of the method that is replaced, and what they use."""
+    script = """
+import multiprocessing.synchronize, threading
+import interruptible_threading as it
+conditions = threading.Condition, multiprocessing.synchronize.Condition
+originals = [condition.wait for condition in conditions]
+it.install_patches()
+print(*(condition.wait is not original for condition, original in zip(conditions, originals)))
+"""
+    done = run_python("-O", "-c", script)
+    assert (done.stdout, done.stderr) == ("True True\n", "")
+
+
+def test_conditions_that_cannot_be_looked_at() -> None:
+    """One whose import the program forbids, another whose notify() is no function."""
+    output = run_script(
+        """
+import functools, sys, threading
+sys.modules["multiprocessing.synchronize"] = None
+threading.Condition.notify = functools.partial(threading.Condition.notify)
+import interruptible_threading as it
+it.install_patches()
+it.uninstall_patches()
+print("installed")
+"""
+    )
+    assert output == "installed\n"
+
+
+def test_a_condition_that_is_imported_later() -> None:
+    output = run_script(
+        """
+import sys
+import interruptible_threading as it
+it.install_patches()
+assert "multiprocessing.synchronize" not in sys.modules
+import multiprocessing.synchronize
+Condition = multiprocessing.synchronize.Condition
+ours = Condition.wait
+it.uninstall_patches()
+original = Condition.wait
+assert original is not ours and original.__module__ == ours.__module__ == "multiprocessing.synchronize"
+it.install_patches()
+assert Condition.wait is ours
+Condition.wait = mine = lambda self, timeout=None: original(self, timeout)
+it.uninstall_patches()
+assert Condition.wait is mine
+it.install_patches()
+assert Condition.wait is mine
+print("kept")
+"""
+    )
+    assert output == "kept\n"
+
+
+@pytest.mark.parametrize("other", ["hook", "start", "meta_path", "Thread", "wait"])
 def test_another_patch_on_top(other: str) -> None:
     """What somebody else has put over ours since stays theirs, and goes on working."""
     output = run_script(
@@ -135,6 +245,10 @@ elif other == "meta_path":
     class Finder:
         def find_spec(self, name, path=None, target=None): seen.append(name)
     sys.meta_path.insert(0, Finder())
+elif other == "wait":
+    ours = threading.Condition.wait
+    def theirs(self, timeout=None): seen.append(1); return ours(self, timeout)
+    threading.Condition.wait = theirs
 else:
     class Fake: pass
     threading.Thread = Fake
@@ -155,6 +269,9 @@ elif other == "start":
 elif other == "meta_path":
     import colorsys
     assert type(sys.meta_path[0]) is Finder
+elif other == "wait":
+    assert not threading.Event().wait(0.001)
+    assert threading.Condition.wait is theirs
 else:
     assert threading.Thread is Fake
     seen.append(1)

@@ -29,7 +29,7 @@ def state():
         except it.ThreadInterrupted: out.append("interrupted")
     thread = threading.Thread(target=body, daemon=True); thread.start()
     while not (_core.park_info(thread.ident) or {}).get("parked"): pass
-    it.interrupt(thread); thread.join(30)
+    it.interrupt(thread); thread.join(60)
     return [it.status()["preloaded"], it.status()["patches"], *out]
 """
 ACTIVE = "[True, True, 'interrupted']"

@@ -22,8 +22,22 @@ def started(body):
     thread.start()
     return thread
 
-def parked(thread):
-    while not (_core.park_info(thread.ident) or {}).get("parked"): time.sleep(0)
+def started_masked(run):
+    inside = []
+    def body():
+        _core.mask(2)
+        inside.append(1)
+        run()
+    thread = started(body)
+    while not inside: time.sleep(0)
+    return thread
+
+def asleep(thread):
+    # Not in a lock on its way there: it would be interrupted in the first line of its function.
+    while True:
+        info = _core.park_info(thread.ident)
+        if info and info["parked"] and info["call"] in ("clock_nanosleep", "nanosleep", "select"): return
+        time.sleep(0)
 
 def sleep_again_and_again():
     while not stop:
@@ -58,45 +72,33 @@ def body():
 def action(rounds):
     for _ in range(rounds):
         thread = started(body)
-        parked(thread)
+        asleep(thread)
         it.interrupt(thread)
         thread.join()
 """,
     "interrupts of a parked thread": """
-def body():
-    _core.mask(2)
-    sleep_again_and_again()
-thread = started(body)
+thread = started_masked(sleep_again_and_again)
 def action(rounds):
     for number in range(rounds): it.interrupt(thread, reason=str(number)).wait()
 """,
     "interrupts of a running thread": """
-def body():
-    _core.mask(2)
-    run_again_and_again()
-thread = started(body)
+thread = started_masked(run_again_and_again)
 def action(rounds):
     for _ in range(rounds // 4): it.interrupt(thread).wait()
 """,
     "interrupts from C": """
-def body():
-    _core.mask(2)
-    sleep_again_and_again()
-thread = started(body)
+thread = started_masked(sleep_again_and_again)
 def action(rounds):
     for _ in range(rounds):
         assert shim.itr_interrupt(thread.ident) == 0
         while it.is_interrupted(thread): time.sleep(0)
 """,
     "what is taken back, and what never starts": """
-def body():
-    _core.mask(2)
-    time.sleep(3000)
-thread = started(body)
+thread = started_masked(lambda: time.sleep(3000))
 def action(rounds):
     for _ in range(rounds):
         assert it.interrupt(thread).cancel()
-        it.interrupt(it.InterruptibleThread(target=body))
+        it.interrupt(it.InterruptibleThread(target=print))
 """,
     "installations": """
 it.uninstall_patches()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from typing import Any
 
 import pytest
 from interruptible_threading import interrupt
 from loop_shapes import GUARDS, LAST_ROW, MEASURED, MORE, Runner, build
+from native_support import library
 from stress_support import count, until
 
 LOOPS = {**MEASURED, **LAST_ROW, **MORE}
@@ -92,6 +94,21 @@ def test_nested(loop: str, guard: str) -> None:
 def test_swallowed_by_exit(loop: str, guard: str) -> None:
     """__exit__ may keep the interrupt for itself."""
     run(loop, guard, count(5), swallow=True)
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 11), reason="up to 3.10 an armed exception's class is another one")
+def test_swallowed_by_exit_on_a_busy_machine() -> None:
+    """A thread that gets no processor for a while is not taken for one that comes to no line."""
+    stop_for_a_while = ctypes.PyDLL(library()._name).stop_for_a_while  # with the GIL, for which the thread waits
+    runner = Runner(build(LOOPS["while pass"], GUARDS["with"]), count(3), swallow=True)
+    for turn in range(runner.turns):
+        until(lambda turn=turn: runner.turn == turn and runner.w.ready, f"turn {turn}")
+        assert stop_for_a_while(ctypes.c_ulong(runner.ident or 0), 60) == 0
+        handle = interrupt(runner)
+        until(lambda turn=turn: runner.turn > turn, handle.explain)
+    runner.join()
+    assert runner.failure is None
+    check(runner, "with", runner.turns)
 
 
 def parse_table(code: Any) -> list[tuple[int, int, int, int]]:

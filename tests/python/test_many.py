@@ -1,10 +1,11 @@
-"""A thousand parked threads cost nothing while they wait, and each of them can be interrupted."""
+"""Threads that wait, or are masked, cost nothing or little, and each of them can be interrupted."""
 
 from __future__ import annotations
 
 import json
 import os
 
+import pytest
 from support import run_script
 
 THREADS = 1000
@@ -112,3 +113,57 @@ def test_a_thousand_parked_threads() -> None:
     """None of them wakes up until it is interrupted, then each raises once."""
     seen = json.loads(run_script(SCRIPT, str(THREADS), str(SECONDS)))
     assert seen == {"asleep": THREADS, "woken": 0, "states": {"delivered": THREADS}, "wrong": []}
+
+
+MASKED = """
+import ctypes, json, os, sys, threading, time
+from interruptible_threading import ThreadInterrupted, _core, critical_section, install_patches, interrupt
+install_patches()
+way, seconds = sys.argv[1], float(sys.argv[2])
+stop, caught, begun, lock = [], [], threading.Event(), threading.Lock()
+lock.acquire()
+def computes():
+    while not stop: pass
+def calls():
+    while not stop: time.sleep(0.02)
+def parks():
+    lock.acquire()
+def in_c(sleep=ctypes.CDLL(None).syscall):  # where nobody can tell that it waits
+    interval = (ctypes.c_long * 2)(0, 20_000_000)
+    while not stop: sleep(35, interval, None)
+def body():
+    try:
+        with critical_section():
+            begun.set()
+            globals()[way]()
+    except ThreadInterrupted as error: caught.append(error.interrupt_id)
+thread = threading.Thread(target=body, daemon=True); thread.start()
+begun.wait()
+handle = interrupt(thread)
+def switches():
+    # of the library's own threads, which have names
+    count = 0
+    for task in os.listdir("/proc/self/task"):
+        try:
+            with open(f"/proc/self/task/{task}/status") as file: lines = dict(line.split(":", 1) for line in file)
+        except OSError: continue
+        if lines["Name"].strip().startswith("itr-"): count += int(lines["voluntary_ctxt_switches"])
+    return count
+before, start = switches(), time.monotonic()
+time.sleep(seconds)
+after, end = switches(), time.monotonic()
+waited = (caught[:], handle.state)
+stop.append(True)
+if lock.locked(): lock.release()
+thread.join()
+print(json.dumps({"waited": waited, "caught": caught == [handle.id], "woken": (after - before) / (end - start)}))
+"""
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="a system call by number")
+@pytest.mark.parametrize("way", ["computes", "calls", "parks", "in_c"])
+def test_an_interrupt_that_is_masked(way: str) -> None:
+    """It is not asked for all the time: whoever leaves the mask asks."""
+    seen = json.loads(run_script(MASKED, way, "2"))
+    assert seen.pop("woken") < 150, "times a second"  # it looks every 10 ms for a while, and was asked 900 times
+    assert seen == {"waited": [[], "masked"], "caught": True}

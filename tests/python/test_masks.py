@@ -139,14 +139,15 @@ def test_masked_sleep_is_slept(quiet: None) -> None:
 
     def call() -> None:
         with critical_section():
-            start = time.monotonic()
-            time.sleep(0.3)
-            slept.append(time.monotonic() - start)
+            while not is_interrupted():
+                start = time.monotonic()
+                time.sleep(0.3)
+                slept.append(time.monotonic() - start)
 
     worker = Worker(call)
     parked(worker, *SLEEP)
     assert_interrupted(worker, interrupt(worker))
-    assert slept[0] >= 0.3
+    assert min(slept) >= 0.3
 
 
 def test_on_blocking_breaks_calls(quiet: None) -> None:

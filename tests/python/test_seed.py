@@ -31,12 +31,15 @@ class Seeded(InterruptibleThread):
     def __init__(self, call: Any) -> None:
         super().__init__(daemon=True)
         self.call = call
+        self.entered = threading.Event()
         self.result: Any = None
         self.error: BaseException | None = None
         self.start()
+        assert self.entered.wait(GUARD)  # no interrupt comes before the `try`
 
     def run(self) -> None:
         try:
+            self.entered.set()
             self.result = self.call()
         except BaseException as error:
             self.error = error
@@ -76,7 +79,6 @@ def tracing(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def test_pure_loop(tracing: None, quiet: None) -> None:
     thread = Seeded(loop)
-    wait_until(lambda: thread.ident, "it runs")
     thread.interrupt()
     interrupted(thread)
 
@@ -235,7 +237,6 @@ def test_checkpoint_in_a_loop(quiet: None) -> None:
                 ticker.tick()
 
     thread = Seeded(call)
-    wait_until(lambda: thread.ident, "it runs")
     thread.interrupt()
     interrupted(thread)
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any, Callable
 
 import pytest
 from interruptible_threading import (
+    InterruptHandle,
     InterruptibleThread,
     ThreadInterrupted,
     critical_section,
@@ -17,6 +19,7 @@ from interruptible_threading import (
     is_interrupted,
     run_interruptible,
 )
+from stress_support import count
 from support import EPOLL, GUARD, LONG, Worker, assert_interrupted, parked, wait_until
 
 WAIT = (*EPOLL, "select", "poll")
@@ -107,12 +110,15 @@ def test_cancellation_that_is_caught(quiet: None) -> None:
 
 
 def test_busy_loop_of_awaits(quiet: None) -> None:
+    running = threading.Event()
+
     async def main() -> None:
+        running.set()
         while True:
             await asyncio.sleep(0)
 
     worker = start(main)
-    wait_until(lambda: worker.ident, "it runs")
+    assert running.wait(GUARD)
     assert_interrupted(worker, interrupt(worker))
 
 
@@ -194,6 +200,121 @@ def test_storm(quiet: None) -> None:
     worker.value()
     assert len(errors) == runs
     assert {type(error).__name__ for error in errors} == {"ThreadInterrupted"}
+
+
+async def leave_a_task(during: Callable[[], Awaitable[None]]) -> None:
+    async def left_behind() -> None:
+        try:
+            await asyncio.sleep(LONG)
+        finally:
+            await during()
+
+    left.append(asyncio.ensure_future(left_behind()))
+    await asyncio.sleep(0)
+
+
+async def leave_a_generator(during: Callable[[], Awaitable[None]]) -> None:
+    async def left_behind() -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await during()
+
+    left.append(left_behind())
+    await left[-1].__anext__()
+
+
+async def leave_an_executor(during: Callable[[], Awaitable[None]]) -> None:
+    loop = asyncio.get_running_loop()
+    release = threading.Event()
+    loop.run_in_executor(None, release.wait, GUARD)
+    shut_down = loop.shutdown_default_executor
+
+    async def shutting_down(*args: Any) -> None:
+        await during()
+        loop.call_soon(release.set)
+        await shut_down(*args)
+
+    loop.shutdown_default_executor = shutting_down  # type: ignore[method-assign]
+
+
+#: What lives on until asyncio.run() shuts down.
+left: list[Any] = []
+
+
+@pytest.mark.parametrize("leave", [leave_a_task, leave_a_generator, leave_an_executor])
+def test_interrupt_while_it_shuts_down(leave: Callable[[Any], Awaitable[None]], quiet: None) -> None:
+    """It is held back until all is shut down, and is raised by what the thread does next."""
+    steps: list[str] = []
+    handles: list[InterruptHandle] = []
+
+    async def during() -> None:
+        handles.append(interrupt(threading.current_thread()))
+        await asyncio.sleep(0.001)
+        await asyncio.sleep(0)
+        steps.append("shut down")
+
+    async def main() -> str:
+        await leave(during)
+        return "value"
+
+    def call() -> None:
+        with deliver_on_blocking():
+            steps.append(run_interruptible(main()))
+            time.sleep(LONG)
+
+    worker = Worker(call)
+    error = worker.finish().error
+    left.clear()
+    assert type(error) is ThreadInterrupted
+    assert error.__context__ is None
+    assert steps == ["shut down", "value"]
+    assert [handle.state for handle in handles] == ["delivered"]
+
+
+def test_storm_of_short_runs(quiet: None) -> None:
+    """Most interrupts come while a loop is made or shut down. None is lost there, and nothing is left unawaited."""
+    caught: list[BaseException] = []
+    begun, over = threading.Event(), threading.Event()
+
+    def call() -> None:
+        with deliver_on_blocking():
+            begun.set()
+            while not over.is_set():
+                try:
+                    run_interruptible(asyncio.sleep(0))
+                except ThreadInterrupted as error:
+                    caught.append(error)
+
+    worker = Worker(call)
+    assert begun.wait(GUARD)
+    try:
+        for number in range(count(200)):
+            handle = interrupt(worker)
+            wait_until(lambda: len(caught) > number or not worker.is_alive(), "it is raised")
+            assert [error.interrupt_id for error in caught[number:]] == [handle.id], worker.outcome
+    finally:
+        over.set()
+    worker.value()
+
+
+def test_the_last_interrupt_is_raised(quiet: None) -> None:
+    """The task has dealt with the one before."""
+    steps: list[str] = []
+
+    async def main() -> None:
+        try:
+            await asyncio.sleep(LONG)
+        except asyncio.CancelledError:
+            steps.append("dealt with")
+        await asyncio.sleep(LONG)
+
+    worker = start(main)
+    parked(worker, *WAIT)
+    first = interrupt(worker, reason="first")
+    wait_until(lambda: steps, "it is dealt with")
+    assert_interrupted(worker, interrupt(worker, reason="second"), "second")
+    assert first.state == "delivered"
 
 
 @pytest.mark.parametrize("thing", [None, 1, "coroutine", asyncio.sleep])

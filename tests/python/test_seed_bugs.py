@@ -91,20 +91,23 @@ def test_bug_6_timers_and_early_threads_and_classes() -> None:
     script = """
 import threading, time
 lock = threading.Lock(); lock.acquire()
-caught = []
+caught, entered = [], []
 def body():
     try:
+        if threading.current_thread() is late: entered.append(1)
         lock.acquire(timeout=10**6)
     except BaseException as error: caught.append(type(error).__name__)
 class Early(threading.Thread):
     def run(self): body()
+late = None
 early = threading.Thread(target=body, daemon=True); early.start()
 import interruptible_threading as it
 from interruptible_threading import _core
 it.install_patches()
 late = Early(daemon=True); late.start()
-it.interrupt(late); late.join(30)
-it.interrupt(early); lock.release(); early.join(30)
+while not entered or not (_core.park_info(late.ident) or {}).get("parked"): time.sleep(0.001)
+it.interrupt(late); late.join(60)
+it.interrupt(early); lock.release(); early.join(60)
 print(caught, early.is_alive())
 """
     # `early` is parked in a call from before the patches; it gets the lock, and ends: its interrupt is discarded then.

@@ -190,7 +190,9 @@ def test_interrupts_without_the_gil(name: str, interval: float | None) -> None:
         books.stop()
         raised = native_interrupts(books)
         assert len(set(raised)) == len(raised)
-        assert native.sent - len(victims) <= len(raised) <= native.sent  # the last may have come when it was over
+        # When it is over, each may have one in its queue, which is one with what ends it, and one more recorded behind that,
+        # which its end discards: C cannot look into the queue, and so coalesces only with what has not got there.
+        assert native.sent - 2 * len(victims) <= len(raised) <= native.sent
         assert native.refused == 0
         assert raised
         books.balance()

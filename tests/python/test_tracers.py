@@ -6,15 +6,20 @@ And the tracer does not notice: it is in its place afterwards and goes on seeing
 from __future__ import annotations
 
 import ctypes
+import queue
 import sys
+import threading
+import time
 from functools import partial
 from types import FrameType
 from typing import Any, Callable
 
 import pytest
+from interruptible_threading import ThreadInterrupted, check_interrupt, deliver_on_blocking, interrupt
 from loop_shapes import GUARDS, MEASURED, MORE, Runner, build
 from native_support import library
 from stress_support import count
+from support import SEM, SLEEP, Worker, parked
 from test_loops import DEAF, check, drive
 
 #: Calls, iterators and nested loops, beside the loops that Ctrl-C escapes from.
@@ -173,3 +178,75 @@ def test_a_tracer_that_comes_and_goes(loop: str) -> None:
     drive(runner)
     check(runner, "try", turns)
     assert events
+
+
+def traced(kind: str, see: Callable[..., Any], call: Callable[[], Any]) -> Any:
+    """``call()``, of which the tracer is told; it is in its place afterwards."""
+    if kind == "monitoring":
+        monitoring: Any = sys.monitoring  # type: ignore[attr-defined]
+        events = (monitoring.events.PY_START, monitoring.events.LINE, monitoring.events.PY_RETURN)
+        monitoring.use_tool_id(TOOL, "test")
+        try:
+            for event in events:
+                monitoring.register_callback(TOOL, event, see)
+            monitoring.set_events(TOOL, sum(events))
+            return call()
+        finally:
+            monitoring.set_events(TOOL, 0)
+            for event in events:
+                assert monitoring.register_callback(TOOL, event, None) is see
+            monitoring.free_tool_id(TOOL)
+    use, used = (sys.settrace, sys.gettrace) if kind == "trace" else (sys.setprofile, sys.getprofile)
+    use(see)
+    try:
+        value = call()
+        assert used() is see
+        return value
+    finally:
+        use(None)
+
+
+@pytest.mark.parametrize("waits", ["lock", "sleep", "queue"])
+@pytest.mark.parametrize("kind", ["trace", "profile", pytest.param("monitoring", marks=MONITORING)])
+def test_a_tracer_that_waits(kind: str, waits: str) -> None:
+    """Its callback is interrupted in a wait, and before each of many: nothing is raised in it, and no result is lost."""
+    lock = threading.Lock()
+    items: queue.SimpleQueue[int] = queue.SimpleQueue()
+    seen = 0
+    inside = set()
+
+    def see(*args: Any) -> Any:
+        nonlocal seen
+        if threading.get_ident() not in inside:  # monitoring sees all threads
+            return None
+        if waits == "lock":
+            with lock:
+                seen += 1
+        elif waits == "queue":
+            seen += items.get()
+        else:
+            while items.empty():
+                time.sleep(0.01)
+            time.sleep(0)
+            seen += 1
+        return see
+
+    def steps() -> Any:
+        with deliver_on_blocking():
+            inside.add(threading.get_ident())
+            results = [traced(kind, see, probe) for _ in range(100)]
+            try:
+                check_interrupt()
+            except ThreadInterrupted:
+                return results
+        return "no interrupt"
+
+    lock.acquire()
+    worker = Worker(steps)
+    parked(worker, *SEM, *SLEEP)
+    interrupt(worker)
+    for _ in range(10000):
+        items.put(1)
+    lock.release()
+    assert worker.value() == [45] * 100
+    assert seen >= 200

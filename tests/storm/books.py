@@ -64,6 +64,7 @@ class Worker(Victim):
         while link is not None:
             if isinstance(link, ThreadInterrupted):
                 self.errors.append(link)
+            link.__traceback__ = None  # it keeps whatever the work had in its hands: gigabytes, after a while
             link = link.__context__
 
     def work(self) -> None:

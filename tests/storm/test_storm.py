@@ -11,7 +11,6 @@ import itertools
 import json
 import math
 import os
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,7 +20,6 @@ from typing import Any, NamedTuple, Optional
 
 import pytest
 from books import Interrupts, StormBooks, Surroundings, Worker, check_masks, rng, stop
-from interruptible_threading import _unraisable
 from more_work import MORE_KINDS
 from stress_support import GUARD, SEED, spin, switch_interval
 from tls_work import Tls
@@ -114,11 +112,7 @@ def storm(works: list[Work], seconds: float, weather: Weather, salt: object) -> 
 def all_kinds(certificate: tuple[Path, Path]) -> Iterator[list[Work]]:
     """Every kind of work; checked in the end, with all that they have opened given back."""
     surroundings = Surroundings()
-    hook = sys.unraisablehook
     with ExitStack() as undo:
-        # pytest has put its own before ours, which swallows what comes out of a finalizer that waits.
-        sys.unraisablehook = _unraisable._hook
-        undo.callback(setattr, sys, "unraisablehook", hook)
         works: list[Work] = [*(kind() for kind in (*KINDS, *MORE_KINDS, Interrupts)), Tls(certificate)]
         for work in works:
             undo.callback(work.close)

@@ -1,12 +1,18 @@
 /* What the Python tests need from threads that no interpreter knows of, and from C.
  *
  * Needs neither Python's headers nor the library's: the functions to call are given as pointers. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <errno.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 /* ---- a thread that calls `send(target)` at random moments */
 
@@ -116,4 +122,27 @@ int call_from_a_thread(void (*callback)(unsigned), unsigned times) {
     pthread_t thread;
     int error = pthread_create(&thread, NULL, make_calls, &calls);
     return error != 0 ? error : pthread_join(thread, NULL);
+}
+
+/* ---- a thread that gets no processor: it sleeps in a signal handler, by system call, which nobody wraps */
+
+static _Atomic int stop_ms;
+
+static void stop_here(int number) {
+    (void)number;
+    int saved = errno;
+    struct timespec rest = {0, atomic_load(&stop_ms) * 1000000L};
+    while (syscall(SYS_nanosleep, &rest, &rest) != 0 && errno == EINTR) {
+    }
+    errno = saved;
+}
+
+/* 0, or an error number. */
+int stop_for_a_while(unsigned long thread, int ms) {
+    const struct sigaction action = {.sa_handler = stop_here};
+    if (sigaction(SIGUSR2, &action, NULL) != 0) {
+        return errno;
+    }
+    atomic_store(&stop_ms, ms);
+    return pthread_kill((pthread_t)thread, SIGUSR2);
 }
