@@ -9,7 +9,7 @@ with_package = PYTHONPATH=build/default/py/$$($(python) cmake/describe_python.py
 
 c_files := $(wildcard include/*.h src/*.[ch] src/*/*.[ch] tests/c/*.[ch] tests/c/*/*.[ch] tests/python/native/*.c)
 
-races := $(wildcard tests/python/test_race*.py) $(addprefix tests/python/test_,storms.py coexist.py many.py leaks.py)
+races := $(wildcard tests/python/test_race*.py) tests/storm/test_library.py $(addprefix tests/python/test_,storms.py coexist.py many.py leaks.py)
 
 .PHONY: help setup build demo soak storm leaks check check-cpython bench format lint docs clean
 
@@ -24,7 +24,7 @@ help:
 	@echo 'make bench    measure (bench/bench.py)'
 	@echo 'make format   format the C and Python sources'
 	@echo 'make lint     formatting, types and static analysis'
-	@echo 'make docs     check the links of the documentation'
+	@echo 'make docs     check the links of the documentation, and that the tests it names exist'
 	@echo 'make clean    remove what was built'
 
 setup:
