@@ -88,16 +88,20 @@ static bool pauses(struct itr_thread *t) {
         return false;
     }
     int64_t now = now_ns();
+    if (now < t->pause_until_ns) {
+        return true; /* no look, and not counted as one: each exact call asks anew, and one pause would bring on the next */
+    }
     if (t->looked_since_ns == 0) {
         t->looked_since_ns = now;
         t->looked_times = 0;
     }
     t->looked_times++;
-    if (now >= t->pause_until_ns && t->looked_times > LOOKS_IN_VAIN && now - t->looked_since_ns > LOOKED_NS) {
+    if (t->looked_times > LOOKS_IN_VAIN && now - t->looked_since_ns > LOOKED_NS) {
         t->pause_until_ns = now + PAUSE_NS;
         t->looked_since_ns = 0;
+        return true;
     }
-    return now < t->pause_until_ns;
+    return false;
 }
 
 static int ask_now(itr_ref ref) {
