@@ -47,6 +47,7 @@ check ruff "$bin/ruff" check
 check 'ruff format' "$bin/ruff" format --check --quiet
 check mypy "$bin/mypy" --cache-dir build/.mypy_cache
 check links "$bin/python" scripts/check_links.py
+check locks "$bin/python" scripts/locks.py
 check clang-format clang-format --dry-run -Werror "$@"
 check clang-tidy tidy
 check 'gcc -fanalyzer' analyze

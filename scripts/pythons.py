@@ -6,14 +6,18 @@ files. An interpreter is known by its tag: version and kind of build, such as 3.
 interpreters, separated by semicolons, as CMake's ITR_PYTHONS takes them. What was found and what was not goes to
 standard error.
 
-The clients of real servers (tests/requirements-clients.txt) take longer to install and to test than the rest, so only a
-few environments get them: for each version named in ITR_CLIENTS (default: "3.11 3.13"), that of the latest interpreter
-found. ITR_CLIENTS=none: no environment. One that cannot be installed is named and left out, and tried again next time.
+The clients of real servers (requirements/clients.in) take longer to install and to test than the rest, so only a few
+environments get them: for each version named in ITR_CLIENTS (default: "3.11 3.13"), that of the latest interpreter found.
+ITR_CLIENTS=none: no environment. One that cannot be installed is named and left out, and tried again next time; with
+CI=true or ITR_REQUIRE_SERVERS=1 that is an error.
+
+What is installed, down to the last dependency, is what the lock files in requirements/ say, of the hashes they say.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import re
@@ -24,14 +28,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import locks
+
 OLDEST = (3, 9)
 NEWEST = (3, 15)
 ROOT = Path(__file__).resolve().parent.parent
-REQUIREMENTS = ROOT / "tests" / "requirements.txt"
-CLIENTS = ROOT / "tests" / "requirements-clients.txt"
+TOOLS = ROOT / os.environ.get("VENV", ".venv")
+TESTS = locks.FOLDER / "tests.txt"
+CLIENTS = locks.FOLDER / "clients.txt"
 CLIENTS_FOR = "3.11 3.13"
 # The only one without wheels, which is quickly built; building others would take long, and fail in the end.
 FROM_SOURCE = "mysqlclient"
+BUILT_WITH = "setuptools"
 EXECUTABLE = re.compile(r"python3\.(\d+)t?d?$")
 
 
@@ -106,33 +114,41 @@ def wanted(found: Interpreter, only: list[str]) -> bool:
 
 
 def environment(found: Interpreter, folder: Path) -> Path:
-    """The interpreter of a virtual environment with the test requirements; made anew when anything changed."""
+    """The interpreter of a virtual environment with what the tests require; made anew when anything changed."""
     home = folder / f"test-{found.tag}"
     python = home / "bin" / "python"
     ready = home / "ready"
-    state = f"{found.path}\n{os.stat(found.path).st_mtime_ns}\n{REQUIREMENTS.read_text()}"
+    state = f"{found.path}\n{os.stat(found.path).st_mtime_ns}\n{TESTS.read_text()}"
     if ready.exists() and ready.read_text() == state and python.exists():
         return python
     note(f"python: making {home}")
     shutil.rmtree(home, ignore_errors=True)
-    for command in (
-        [found.path, "-m", "venv", str(home)],
-        [*pip_install(python), "--requirement", str(REQUIREMENTS)],
-    ):
-        done = run(command)
-        if done.returncode:
-            raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+    made = run([found.path, "-m", "venv", *(["--without-pip"] if pip_of_tools() else []), str(home)])
+    if not made.returncode:
+        made = install(python, locks.read(TESTS))
+    if made.returncode:
+        raise SystemExit(f"{' '.join(made.args)} failed:\n{made.stdout}{made.stderr}")
     ready.write_text(state)
     return python
 
 
-def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+def run(command: list[str], given: str = "") -> subprocess.CompletedProcess[str]:
     quiet = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "PIP_ROOT_USER_ACTION": "ignore"}
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **quiet})
+    return subprocess.run(command, input=given, capture_output=True, text=True, env={**os.environ, **quiet})
 
 
-def pip_install(python: Path) -> list[str]:
-    return [str(python), "-m", "pip", "install", "--quiet"]
+def pip_of_tools() -> bool:
+    """Whether the environment of the tools runs this. Its pip is pinned, and spares the others one of their own, which takes
+    longer to install than all the rest."""
+    return TOOLS.exists() and os.path.samefile(sys.prefix, TOOLS) and importlib.util.find_spec("pip") is not None
+
+
+def install(python: Path, pinned: dict[str, str], *options: str) -> subprocess.CompletedProcess[str]:
+    """Install parts of a lock file. What is built from source is built with what is installed: pip would fetch the newest."""
+    pip = [sys.executable, "-m", "pip", "--python", str(python)] if pip_of_tools() else [str(python), "-m", "pip"]
+    binary = ["--only-binary", ":all:", "--no-binary", FROM_SOURCE, "--no-build-isolation"]
+    command = [*pip, "install", "--quiet", "--require-hashes", *binary, *options, "--requirement", "/dev/stdin"]
+    return run(command, "".join(pinned.values()))
 
 
 def with_clients(found: list[Interpreter]) -> list[Interpreter]:
@@ -144,24 +160,29 @@ def with_clients(found: list[Interpreter]) -> list[Interpreter]:
 
 
 def install_clients(found: Interpreter, python: Path) -> None:
-    """Put the clients into an environment. Its file "clients" says which ones are there; the tests look for it too."""
+    """Put the clients into an environment. Its file "clients" says what of their lock file is there; the tests look for it."""
     ready = python.parent.parent / "clients"
-    wanted_here = [line for line in CLIENTS.read_text().splitlines() if line and not line.startswith("#")]
+    pinned = locks.read(CLIENTS)
     there = ready.read_text().splitlines() if ready.exists() else []
-    missing = [requirement for requirement in wanted_here if requirement not in there]
+    missing = {name: entry for name, entry in pinned.items() if name not in there}
     if not missing:
         return
     note(f"python: installing into {python.parent.parent}: {' '.join(missing)}")
-    command = [*pip_install(python), "--only-binary", ":all:", "--no-binary", FROM_SOURCE]
+    first = {name: entry for name, entry in missing.items() if name.startswith(f"{BUILT_WITH}==")}
+    done = install(python, first)
+    if not done.returncode:
+        done = install(python, missing)
     failed = []
-    if run([*command, *missing]).returncode:  # one by one, then: all but those that do not work
-        for requirement in missing:
-            done = run([*command, requirement])
+    if done.returncode:
+        if os.environ.get("CI") == "true" or os.environ.get("ITR_REQUIRE_SERVERS") == "1":
+            raise SystemExit(f"python: {found.tag}: the clients cannot be installed:\n{done.stdout}{done.stderr}")
+        for name, entry in {**first, **missing}.items():  # one by one, then: all but those that do not work
+            done = install(python, {name: entry}, "--no-deps")
             if done.returncode:
-                failed.append(requirement)
+                failed.append(name)
                 why = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-                note(f"python: {found.tag} has no {requirement}, and its tests are left out: {why}")
-    ready.write_text("".join(f"{requirement}\n" for requirement in wanted_here if requirement not in failed))
+                note(f"python: {found.tag} has no {name}, and its tests are left out: {why}")
+    ready.write_text("".join(f"{name}\n" for name in pinned if name not in failed))
 
 
 def main() -> None:
@@ -184,10 +205,16 @@ def main() -> None:
             print(interpreter.tag, interpreter.path, sep="\t")
         return
 
+    for_clients = with_clients(found)
+
+    def prepared(interpreter: Interpreter) -> Path:
+        python = environment(interpreter, arguments.venvs)
+        if interpreter in for_clients:
+            install_clients(interpreter, python)
+        return python
+
     with ThreadPoolExecutor(2) as pool:
-        pythons = list(pool.map(lambda interpreter: environment(interpreter, arguments.venvs), found))
-    for interpreter in with_clients(found):
-        install_clients(interpreter, pythons[found.index(interpreter)])
+        pythons = list(pool.map(prepared, found))
     note("python: found " + ", ".join(interpreter.tag for interpreter in found))
     minors = {interpreter.version[1] for interpreter in found}
     missing = [f"3.{minor}" for minor in range(OLDEST[1], NEWEST[1] + 1) if minor not in minors]

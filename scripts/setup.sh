@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 all=${CI:-}
 [ "${1:-}" != --all ] || all=true
 venv=${VENV:-.venv}
-tools=(pytest==8.4.2 mypy==1.19.1 ruff==0.14.10)
+tools=requirements/tools.txt
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
@@ -102,7 +102,7 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 
 python=${PYTHON:-python3}
-stamp="$("$python" -c 'import sys; print(sys.executable, sys.version)') ${tools[*]}"
+stamp="$("$python" -c 'import sys; print(sys.executable, sys.version)') $(cat "$tools")"
 if [ "$(cat "$venv/ready" 2>/dev/null)" != "$stamp" ]; then
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 9))' || {
         echo "setup: $python is older than 3.9; set PYTHON to a later one" >&2
@@ -112,6 +112,6 @@ if [ "$(cat "$venv/ready" 2>/dev/null)" != "$stamp" ]; then
     mkdir -p "$venv"
     find "$venv" -mindepth 1 -maxdepth 1 ! -name 'test-*' -exec rm -rf {} +
     "$python" -m venv "$venv"
-    PIP_DISABLE_PIP_VERSION_CHECK=1 "$venv/bin/python" -m pip install -qq "${tools[@]}"
+    PIP_DISABLE_PIP_VERSION_CHECK=1 "$venv/bin/python" -m pip install -qq --require-hashes --only-binary :all: -r "$tools"
     printf '%s' "$stamp" >"$venv/ready"
 fi
