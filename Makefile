@@ -11,12 +11,13 @@ c_files := $(wildcard include/*.h src/*.[ch] src/*/*.[ch] tests/c/*.[ch] tests/c
 
 races := $(wildcard tests/python/test_race*.py) tests/storm/test_library.py $(addprefix tests/python/test_,storms.py coexist.py many.py leaks.py)
 
-.PHONY: help setup build demo soak storm leaks check check-cpython bench format lint docs clean
+.PHONY: help setup build demo soak storm leaks check check-all check-cpython bench format lint lock docs clean
 
 help:
 	@echo 'make setup    install what is missing'
 	@echo 'make demo     build for the default interpreter and run examples/demo.py'
-	@echo 'make check    build for every interpreter found and run all tests'
+	@echo 'make check    the gate: build, lint, and test on interpreters that cover every mechanism (tests/parts.txt)'
+	@echo 'make check-all  everything: on every interpreter in every mode, and what repeats the same for long'
 	@echo "make check-cpython  CPython's own tests with the library and without it, on the default interpreter (MODULES)"
 	@echo 'make soak     the races for much longer, on the default interpreter (ITR_TEST_COUNT, ITR_TEST_SEED)'
 	@echo 'make storm    all kinds of blocking work under random interrupts (ITR_STORM_SECONDS, ITR_TEST_SEED)'
@@ -24,6 +25,7 @@ help:
 	@echo 'make bench    measure (bench/bench.py)'
 	@echo 'make format   format the C and Python sources'
 	@echo 'make lint     formatting, types and static analysis'
+	@echo 'make lock     renew the lock files of all that pip installs (requirements/)'
 	@echo 'make docs     check the links of the documentation, and that the tests it names exist'
 	@echo 'make clean    remove what was built'
 
@@ -55,8 +57,11 @@ leaks: build
 	ITR_TEST_COUNT=$${ITR_TEST_COUNT:-500000} $(with_package) -m interruptible_threading exec -- \
 		$$(realpath -s $(python)) -m pytest tests/python/test_leaks.py -p no:cacheprovider
 
-check: setup
-	@scripts/check.sh
+check:
+	@started=$$(date +%s); scripts/setup.sh --all && $(python) scripts/check.py --started $$started
+
+check-all:
+	@started=$$(date +%s); scripts/setup.sh --all && $(python) scripts/check.py --started $$started --all
 
 format:
 	@scripts/setup.sh --all
@@ -67,6 +72,9 @@ format:
 lint:
 	@scripts/setup.sh --all
 	@scripts/lint.sh $(c_files)
+
+lock: setup
+	@scripts/lock.sh
 
 docs: setup
 	@$(python) scripts/check_links.py

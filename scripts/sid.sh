@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # Build and test with CPython 3.14 and 3.15, a newer glibc and a newer gcc: those of Debian sid, in a root of its own.
-# Needs root; debootstrap makes the root directory the first time (about a minute, and 1 GB).
+# Needs root; debootstrap makes the root directory the first time (about a minute, and 1 GB), from ITR_SID_MIRROR, or from
+# where this machine takes its own packages.
 #
-#   scripts/sid.sh            make the root when needed, build into build/sid and run all tests there
+#   scripts/sid.sh            make the root when needed, build into build/sid and run all tests there, or those whose names
+#                             match ITR_SID_TESTS, ITR_TEST_JOBS of them at a time; ITR_SID_C_TESTS=OFF: C's are not built
 #   scripts/sid.sh --ready    whether the root is there and complete (exit status)
 #   scripts/sid.sh -- COMMAND [ARGUMENT...]    run a command in the root, in the source tree
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source_tree=$PWD
 root=${ITR_SID_ROOT:-/var/cache/interruptible-threading/sid}
-mirror=${ITR_SID_MIRROR:-http://deb.debian.org/debian}
 packages=(python3.14-full python3.14-dev python3.15-full python3.15-dev
     gcc libc6-dev make cmake pkg-config libcmocka-dev ca-certificates openssl)
 inside=/src # where the source tree appears in the root
@@ -40,7 +41,29 @@ bind() { # bind FROM TO [OPTIONS]: the folder FROM appears at TO in the root unt
     [ -z "${3:-}" ] || mount -o "remount,bind,$3" "$root$2"
 }
 
+debian_archive() { # the archive that this machine's package sources name: sid is in it too
+    apt-get indextargets --format '$(ORIGIN)|$(LABEL)|$(COMPONENT)|$(SITE)' 'Created-By: Packages' |
+        sed -n 's/^Debian|Debian|main|//p' | sort -u | while read -r uri; do
+        case $uri in
+        mirror+file:*) grep -oE '^[^#[:space:]]+' "${uri#mirror+file:}" ;; # a list of mirrors
+        *) printf '%s\n' "$uri" ;;
+        esac
+    done | sed -n 1p
+}
+
 make_root() {
+    local mirror=${ITR_SID_MIRROR:-}
+    if [ -z "$mirror" ] && command -v apt-get >/dev/null; then
+        mirror=$(debian_archive) || true
+        if [ -z "$mirror" ]; then # it says whose archive one is only when its index has been fetched
+            apt-get -qq -o DPkg::Lock::Timeout=300 update || true
+            mirror=$(debian_archive) || true
+        fi
+    fi
+    [ -n "$mirror" ] || {
+        echo "sid: no Debian archive is among this machine's package sources; set ITR_SID_MIRROR to the address of one" >&2
+        exit 1
+    }
     command -v debootstrap >/dev/null || {
         echo "sid: debootstrap is not installed" >&2
         exit 1
@@ -48,7 +71,7 @@ make_root() {
     local list attempt
     list=$(IFS=,; echo "${packages[*]}")
     for attempt in 1 2 3; do
-        echo "sid: making $root (attempt $attempt)"
+        echo "sid: making $root from $mirror (attempt $attempt)"
         rm -rf --one-file-system "$root.new"
         if debootstrap --variant=minbase --include="$list" sid "$root.new" "$mirror" >"$root.log" 2>&1; then
             mv "$root.new" "$root"
@@ -124,7 +147,8 @@ done < <(pip_sources)
 variables=(HOME=/root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8)
 while IFS='=' read -r name value; do
     variables+=("$name=$value")
-done < <(env | grep -E '^(PIP_[A-Z_]+|SSL_CERT_FILE|SSL_CERT_DIR|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|[a-zA-Z]+_proxy|[A-Z]+_PROXY|CI|JOBS|ITR_STORM_SECONDS|ITR_TEST_COUNT|ITR_TEST_SEED)=')
+done < <(env | grep -E '^(PIP_[A-Z_]+|SSL_CERT_FILE|SSL_CERT_DIR|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|[a-zA-Z]+_proxy|[A-Z]+_PROXY|CI|JOBS|ITR_[A-Z_]+)=' |
+    grep -vE '^ITR_(SID|PYTHONS|REQUIRE_SERVERS)') # those are about what is outside: the root has no servers
 
 run() { in_root -i --chdir="$inside" "${variables[@]}" "$@"; }
 
@@ -134,6 +158,6 @@ if [ "${1:-}" = -- ]; then
     exit
 fi
 pythons=$(run python3.14 scripts/pythons.py --venvs build/sid/venv /usr/bin/python3.14 /usr/bin/python3.15)
-run cmake --preset sid -DITR_PYTHONS="$pythons"
+run cmake --preset sid -DITR_PYTHONS="$pythons" -DITR_C_TESTS="${ITR_SID_C_TESTS:-ON}"
 run cmake --build --preset sid --parallel "${JOBS:-$(nproc)}"
-run ctest --preset sid --output-junit junit.xml
+run ctest --preset sid --parallel "${ITR_TEST_JOBS:-2}" -R "${ITR_SID_TESTS:-.}"

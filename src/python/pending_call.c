@@ -89,7 +89,8 @@ static bool pauses(struct itr_thread *t) {
     }
     int64_t now = now_ns();
     if (now < t->pause_until_ns) {
-        return true; /* no look, and not counted as one: each exact call asks anew, and one pause would bring on the next */
+        return true; /* no look, and not counted as one: each exact call asks anew, and one pause would bring on the
+                        next */
     }
     if (t->looked_since_ns == 0) {
         t->looked_since_ns = now;

@@ -23,8 +23,8 @@ if MODE == "ctypes":
 import interruptible_threading  # noqa: E402
 from interruptible_threading import _preload  # noqa: E402
 
-#: Fixtures: servers outside this process, and in it.
-pytest_plugins = ["servers", "web_server"]
+#: Fixtures: servers outside this process, and in it; and notes of what becomes of each test.
+pytest_plugins = ["servers", "web_server", "reporting"]
 
 #: Seconds for one test, more than whatever it waits for itself; those that ITR_TEST_COUNT makes long get more.
 HANG_GUARD = 180.0 + 0.05 * int(os.environ.get("ITR_TEST_COUNT") or 0)

@@ -14,6 +14,7 @@ assert _spec is not None and _spec.loader is not None
 _common = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(_common)
 
+pytest_plugins = ["reporting"]
 certificate = importlib.import_module("web_server").certificate
 pytest_configure = _common.pytest_configure
 pytest_report_header = _common.pytest_report_header
