@@ -18,8 +18,9 @@
 #define MOST_NS 10000000 /* 10 ms */
 #define LAST_NS 1000000000 /* 1 s, once it has tried for long */
 #define LONG_TRIES 200
-#define DOCTOR_TRIES 4    /* and at 8, 16, ... */
-#define IDLE_NS 200000000 /* with nothing to watch, the thread ends after this */
+#define FORGOTTEN_TRIES 40000 /* of some 70 us: a busy machine may keep a task that ends waiting for its last steps */
+#define DOCTOR_TRIES 4        /* and at 8, 16, ... */
+#define IDLE_NS 200000000     /* with nothing to watch, the thread ends after this */
 
 _Atomic(int64_t (*)(struct itr_slot *, itr_ref, uint32_t)) itr_on_running;
 
@@ -276,7 +277,7 @@ static void stop_locked(void) {
      * to warn about them. */
     pid_t tid = monitor_tid; /* which it may have written only now */
     const struct timespec moment = {0, 20000};
-    for (int i = 0; i < 2000 && tid != 0 && syscall(SYS_tgkill, getpid(), tid, 0) == 0; i++) {
+    for (int i = 0; i < FORGOTTEN_TRIES && tid != 0 && syscall(SYS_tgkill, getpid(), tid, 0) == 0; i++) {
         itr_real.clock_nanosleep(CLOCK_MONOTONIC, 0, &moment, NULL);
     }
     pthread_mutex_lock(&monitor_lock);

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
-from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from interruptible_threading import ThreadInterrupted, deliver_on_blocking, interrupt, interrupts_disabled, is_interrupted
-from support import GUARD, Worker, parked, wait_until
+from interruptible_threading import (
+    ThreadInterrupted,
+    _core,
+    deliver_on_blocking,
+    interrupt,
+    interrupts_disabled,
+    is_interrupted,
+)
+from support import GUARD, Worker, asleep, parked, wait_until
 
-#: A call that cannot be broken may use this share of a processor while it is asked to end.
-MOST_CPU = 0.05
+#: Seconds of one and the same wait after which a client is taken to have said what it had to say to its server.
+SETTLED = 0.02
+#: A call that cannot be broken may wait anew this many times, and once more for so many seconds that pass. Those that wait in
+#: slices make them ten times as long; one that is told again and again to end would be through with these in a moment.
+FEW, SLICE = 20, 0.01
 
 
 def assert_raised(worker: Worker, handle: Any) -> BaseException:
@@ -40,36 +48,42 @@ def interrupted(call: Callable[[], Any], *calls: str) -> BaseException:
 
 def settled(worker: Worker, *calls: str) -> dict[str, Any]:
     """Wait until the worker waits for its server."""
-    before: Any = None
 
     def same() -> Any:
-        nonlocal before
-        now = parked(worker, *calls)
-        if before is not None and (now["call"], now["since"]) == (before["call"], before["since"]):
-            return now
-        before = now
-        time.sleep(0.02)
-        return None
+        now = time.monotonic()  # before the look: a delay between the two makes no wait longer than it is
+        where = asleep(worker, *calls)
+        return where if where["since"] < now - SETTLED else None
 
     found: dict[str, Any] = wait_until(same, f"{worker.name} stays parked in {calls}")
     return found
 
 
-def cpu_seconds(thread: threading.Thread) -> float:
-    """The processor time that a thread has used, in seconds; nan when it has ended."""
-    try:
-        return int(Path(f"/proc/self/task/{thread.native_id}/schedstat").read_text().split()[0]) / 1e9
-    except (ProcessLookupError, FileNotFoundError):
-        return math.nan
+def assert_idle(worker: Worker, seconds: float = 0.1) -> None:
+    """The worker goes on waiting for this long, and is not kept busy meanwhile.
 
-
-def assert_idle(worker: Worker, seconds: float = 0.3) -> None:
-    """The worker goes on waiting for this long, and uses next to no processor time for it."""
-    used, start = cpu_seconds(worker), time.monotonic()
+    Its waits are counted: a machine that is slow makes them fewer, and nothing but a call that ends early makes them more.
+    """
+    begun, before = time.monotonic(), waits(worker)
     time.sleep(seconds)
+    more = waits(worker) - before
     assert worker.is_alive(), f"ended: {worker.outcome}"
-    share = (cpu_seconds(worker) - used) / (time.monotonic() - start)
-    assert share < MOST_CPU, f"{share:.0%} of a processor"
+    assert more <= FEW + (time.monotonic() - begun) / SLICE, f"{more} waits where there should have been one"
+
+
+def waits(worker: Worker) -> int:
+    """How often the worker has waited so far."""
+    info = _core.park_info(worker.ident or 0)
+    assert info is not None, f"ended: {worker.outcome}"
+    return int(info["parks"])
+
+
+def delivered(handle: Any, let_answer: Callable[[], Any]) -> None:
+    """Wait for it, as long as the server answers now and then."""
+    end = time.monotonic() + GUARD
+    while not handle.wait(0.01):
+        let_answer()
+        if time.monotonic() > end:
+            pytest.fail(handle.explain())
 
 
 def assert_masked(call: Callable[[], Any], answer: Any, *calls: str, let_answer: Callable[[], Any] = lambda: None) -> None:
@@ -90,22 +104,28 @@ def assert_masked(call: Callable[[], Any], answer: Any, *calls: str, let_answer:
     assert results == [answer]
 
 
-def assert_in_sync_or_broken(question: Callable[[], Any], answer: Any, *errors: type[BaseException]) -> None:
+def assert_in_sync_or_broken(
+    question: Callable[[], Any], answer: Any, *errors: type[BaseException], meanwhile: Callable[[], Any] = lambda: None
+) -> None:
     """The next call on a connection gets its own answer, or an error of the library's that says that it is unusable.
 
-    Never the answer to the call that was interrupted, and never a wait for that call's end.
+    Never the answer to the call that was interrupted, and never a wait for that call's end. What happens ``meanwhile``
+    comes when the call has begun.
     """
-    outcome = Worker(question).finish()
+    worker = Worker(question)
+    meanwhile()
+    outcome = worker.finish()
     if outcome.error is None:
         assert outcome.value == answer, "the answer to something else"
     else:
         assert isinstance(outcome.error, errors), repr(outcome.error)
 
 
-def storm(call: Callable[[], Any], rounds: int = 20) -> None:
+def storm(call: Callable[[], Any], rounds: int = 20, let_answer: Callable[[], Any] = lambda: None) -> None:
     """A worker that calls again whenever it was interrupted survives many interrupts, and gets each of them once.
 
     In blocking calls only: pools of connections are no better than other code when they are cut between two statements.
+    A library that cannot be broken is interrupted when its server has answered.
     """
     caught: list[int] = []
     stop = threading.Event()
@@ -125,8 +145,7 @@ def storm(call: Callable[[], Any], rounds: int = 20) -> None:
         if turn == rounds - 1:
             stop.set()
         handles.append(interrupt(worker))
-        if not handles[-1].wait(GUARD):
-            pytest.fail(handles[-1].explain())
+        delivered(handles[-1], let_answer)
         # Not before it has come out: one that meets the clean-up after another takes its place.
         wait_until(lambda: len(caught) > turn or not worker.is_alive(), "it is caught")
     worker.value()

@@ -26,8 +26,8 @@ from interruptible_threading import _preload  # noqa: E402
 #: Fixtures: servers outside this process, and in it; and notes of what becomes of each test.
 pytest_plugins = ["servers", "web_server", "reporting"]
 
-#: Seconds for one test, more than whatever it waits for itself; those that ITR_TEST_COUNT makes long get more.
-HANG_GUARD = 180.0 + 0.05 * int(os.environ.get("ITR_TEST_COUNT") or 0)
+#: Seconds for one test, more than whatever it waits for itself (support.PATIENCE); those that ITR_TEST_COUNT makes long get more.
+HANG_GUARD = 480.0 + 0.05 * int(os.environ.get("ITR_TEST_COUNT") or 0)
 RESTARTED = "INTERRUPTIBLE_TESTS_RESTARTED"
 #: The standard error of the run itself, which is not captured.
 STDERR = pytest.StashKey[TextIO]()

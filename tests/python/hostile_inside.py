@@ -21,8 +21,8 @@ from interruptible_threading import ThreadInterrupted, _core, deliver_on_blockin
 install_patches()
 
 #: Seconds after which the program gives up. Never a bound on how fast something has to be.
-GUARD = 30.0
-faulthandler.dump_traceback_later(2 * GUARD, exit=True)
+GUARD = 60.0
+faulthandler.dump_traceback_later(4 * GUARD, exit=True)
 LONG = 3000.0
 
 SEM = ("sem_timedwait", "sem_clockwait")

@@ -29,7 +29,7 @@ from typing import Any, Callable, NoReturn
 
 import pytest
 import support
-from support import GUARD, wait_until
+from support import GUARD, PATIENCE, wait_until
 
 #: Where programs are that a user does not start: Debian puts PostgreSQL's outside every PATH.
 FOLDERS = ["/usr/sbin", "/usr/local/sbin", *map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True))]
@@ -90,7 +90,7 @@ class Server:
     def run(self, *argv: object) -> None:
         """Run a program that prepares something, to its end."""
         done = subprocess.run(
-            self.command(argv), cwd="/", env=self._environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=4 * GUARD
+            self.command(argv), cwd="/", env=self._environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=PATIENCE
         )
         assert done.returncode == 0, f"{argv[0]} failed: {done.stdout.decode(errors='replace')}"
 

@@ -19,6 +19,8 @@ from interruptible_threading import ThreadInterrupted, _core, critical_section, 
 
 #: Seconds after which a test gives up. Never a bound on how fast something has to be.
 GUARD = 60.0
+#: The same for a program that is run to its end: its own guards come first. The hang guard of conftest.py has to come later.
+PATIENCE = 5 * GUARD
 #: The time-out that calls are given: no test lives to see it pass.
 LONG = 3000.0
 
@@ -44,6 +46,20 @@ def wait_until(condition: Callable[[], Any], what: str) -> Any:
         if time.monotonic() > end:
             pytest.fail(f"in vain: {what}")
         time.sleep(0.0005)
+
+
+def sleeps(thread: threading.Thread) -> bool:
+    """Whether the kernel has put it to sleep, in a call or where it waits for the GIL."""
+    with open(f"/proc/self/task/{thread.native_id}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0] == "S"
+
+
+def asleep(thread: threading.Thread, *calls: str) -> dict[str, Any]:
+    """Wait until the thread sleeps in one of ``calls``. Parked is also who is about to, or whose call returns at once."""
+    while True:
+        where = parked(thread, *calls)
+        if sleeps(thread) and parked(thread)["parks"] == where["parks"]:
+            return where
 
 
 def parked(thread: threading.Thread, *calls: str) -> dict[str, Any]:
@@ -329,7 +345,7 @@ def run_python(*argv: str, input: str | None = None, env: dict[str, str] | None 
     """Run this interpreter with the library preloaded (it is inherited); hang guard included."""
     environ = {**os.environ, **(env or {})}
     environ.pop("PYTHONUNBUFFERED", None)  # it hides in some surroundings that a script ends without a flush
-    patience = 2 * GUARD + 0.05 * int(os.environ.get("ITR_TEST_COUNT") or 0)
+    patience = PATIENCE + 0.05 * int(os.environ.get("ITR_TEST_COUNT") or 0)
     return subprocess.run([sys.executable, *argv], input=input, env=environ, capture_output=True, text=True, timeout=patience)
 
 

@@ -87,8 +87,8 @@ BEFORE_THE_LIBRARY = """
 import _thread, time
 started, caught = [], []
 def body():
-    started.append(_thread.get_ident())
     try:
+        started.append(_thread.get_ident())  # no sooner: from here on it is interrupted
         while True:
             for _ in range(100): pass
             time.sleep(0.0002)
@@ -246,11 +246,15 @@ def test_reused_ident_is_not_hit(quiet: None) -> None:
     for _ in range(50):
         old = Worker(int)
         old.finish()
-        new = Worker(lambda: time.sleep(0.001))
+        wait_until(lambda old=old: not os.path.exists(f"/proc/self/task/{old.native_id}"), "the system is done with it, too")
+        sent = threading.Event()
+        new = Worker(partial(sent.wait, GUARD))
+        parked(new, *SEM)
         handle = interrupt(old)
         reused += new.ident == old.ident
         assert handle.state == "discarded"
-        assert new.value() is None
+        sent.set()
+        assert new.value() is True
     assert reused, "the platform did not reuse an ident: this test shows nothing"
 
 

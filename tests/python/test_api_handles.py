@@ -23,7 +23,7 @@ from interruptible_threading import (
     deliver_on_blocking,
     interrupt,
 )
-from support import GUARD, LONG, POLL, READ, RECV, SEM, Scene, Worker, assert_interrupted, parked, run_script, wait_until
+from support import GUARD, LONG, POLL, READ, RECV, SEM, SLEEP, Scene, Worker, assert_interrupted, parked, run_script, wait_until
 
 
 class Custom(Exception):
@@ -130,7 +130,7 @@ def test_cancel_while_a_condition_takes_its_lock_back(quiet: None) -> None:
         parked(worker, *SEM)
         for turn in range(200):
             handle = interrupt(worker)
-            for _ in range(turn):  # it may have time to wake up
+            for _ in range(turn % 40):  # it may have time to wake up
                 time.sleep(0)
             assert handle.cancel() is True
             assert handle.state == "retracted"
@@ -252,7 +252,7 @@ def test_a_handle_keeps_no_frames_alive(quiet: None) -> None:
             pass
 
     worker = Worker(call)
-    parked(worker)
+    parked(worker, *SLEEP)
     handle = interrupt(worker)
     worker.finish(handle)
     wait_until(lambda: not worker.is_alive(), "it ends")

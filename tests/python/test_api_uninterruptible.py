@@ -66,18 +66,28 @@ def test_uninterruptible_methods() -> None:
 
 
 def test_uninterruptible_does_not_crawl_while_an_interrupt_waits(quiet: None) -> None:
-    """A look at each of these calls would take minutes: longer than a worker is waited for."""
+    """A look at each of these calls, which is one at the whole stack above them, takes some hundred times as long as the call."""
     reached: list[str] = []
+    took: list[float] = []
 
     def nothing() -> None:
         pass
 
+    def calls(depth: int) -> None:
+        if depth > 0:
+            calls(depth - 1)
+        else:
+            begun = time.thread_time()  # what others do meanwhile does not count
+            for _ in range(100_000):
+                nothing()
+            took.append(time.thread_time() - begun)
+
     @uninterruptible
     def whole() -> None:
+        calls(300)
         reached.append("running")
         until_interrupted()
-        for _ in range(5_000_000):
-            nothing()
+        calls(300)
         reached.append("whole")
 
     def call() -> None:
@@ -89,6 +99,7 @@ def test_uninterruptible_does_not_crawl_while_an_interrupt_waits(quiet: None) ->
     wait_until(lambda: reached, "the function runs")
     assert_interrupted(worker, interrupt(worker))
     assert reached == ["running", "whole"]
+    assert took[1] < 20 * took[0], took
 
 
 FINALIZER = """
@@ -111,7 +122,7 @@ def body():
         time.sleep(10**6)
     except it.ThreadInterrupted as error: caught.append((type(error) is it.ThreadInterrupted, error.reason, error.interrupt_id))
 thread = threading.Thread(target=body, daemon=True); thread.start()
-while not steps or sys.argv[1] == "call" and not _core.park_info(thread.ident)["parked"]: time.sleep(0.001)
+while not steps or sys.argv[1] == "call" and not (_core.park_info(thread.ident) or {}).get("parked"): time.sleep(0.001)
 handle = it.interrupt(thread, reason="why")
 thread.join(60)
 print(caught == [(True, "why", handle.id)], handle.state, "whole" in steps, it.is_interrupted(thread))
@@ -216,7 +227,7 @@ def test_no_hook() -> None:
 
 
 RAW_THREAD = """
-import sys, threading, _thread, interruptible_threading as it
+import sys, threading, time, _thread, interruptible_threading as it
 if "with" in sys.argv: it.install_patches()
 def function(arg): raise ValueError(arg)
 seen, done = [], threading.Event()
@@ -226,6 +237,7 @@ def hook(args):
 sys.unraisablehook = hook
 _thread.start_new_thread(function, ("this",)); done.wait()
 _thread.start_new_thread(sys.exit, ())
+while _thread._count(): time.sleep(0.001)
 print(seen)
 """
 
@@ -278,6 +290,7 @@ class Thing: pass
 def callback(*ref):
     inside.append(ref)
     while not sent: pass
+    for _ in range(300_000): pass  # long enough for many looks
     with lock: hits.append(1)
 HOW = {
     "ref": lambda thing: weakref.ref(thing, callback),
@@ -305,7 +318,6 @@ for how in ("ref", "method", "finalize", "multiprocessing"):
     while not inside: time.sleep(0.0002)
     handle = it.interrupt(thread)
     sys.unraisablehook = seen.append  # in front of ours: what it gets is lost
-    time.sleep(0.01)  # long enough for many looks
     sent.append(1)
     thread.join()
     print(how, len(seen), len(hits), len(caught), handle.state)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import os
 import socket
+import struct
 import tempfile
 import urllib.request
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from typing import Any, Callable
 
 import pytest
 from interruptible_threading import interruptible_accept, interruptible_recv, interruptible_send
-from support import LONG, POLL, READ, RECV, SEND, Case, Cases, Scene, Worker, drain, in_thread, parked, wait_until
+from support import LONG, POLL, READ, RECV, SEND, Case, Cases, Scene, Worker, broken, drain, in_thread, parked, wait_until
 
 cases = Cases()
 Steps = Iterator[Callable[[], Any]]
@@ -147,36 +148,44 @@ def busy_listener(scene: Scene) -> socket.socket:
         filler = scene.enter_context(socket.socket())
         filler.setblocking(False)
         filler.connect_ex(address)
+    # What a listener has in its tcpi_unacked: the kernel may be late with connections, too.
+    wait_until(lambda: struct.unpack_from("I", server.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32), 24)[0], "its queue is full")
     return server
 
 
-@pytest.mark.parametrize("timeout", TIMEOUTS)
-@pytest.mark.parametrize("method", ["connect", "connect_ex"])
-def test_connecting(method: str, timeout: float | None, quiet: None) -> None:
-    def steps(scene: Scene, timeout: float | None) -> Steps:
-        server = busy_listener(scene)
-        client = scene.enter_context(socket.socket())
-        client.settimeout(timeout)
-        yield partial(getattr(client, method), server.getsockname())
-        assert client.gettimeout() == timeout
-        assert client.fileno() >= 0
-        # The socket goes on connecting, and is connected once the server has room; unless the call was broken before it began.
-        # (Only at the client's end: a server that drops the last packet for want of room never sees it.)
-        again = Worker(partial(client.connect, server.getsockname())) if client.getsockname()[1] == 0 else None
-        server.setblocking(False)
+def test_connecting(quiet: None) -> None:
+    """All ways at once, for the kernel tries again after a second only."""
+    with Scene() as scene:
+        under_way: list[tuple[socket.socket, socket.socket, Worker | None]] = []
+        for method in ("connect", "connect_ex"):
+            for timeout in TIMEOUTS:
+                server = busy_listener(scene)
+                client = scene.enter_context(socket.socket())
+                client.settimeout(timeout)
+                broken(partial(getattr(client, method), server.getsockname()), *(("connect",) if timeout is None else POLL))
+                assert client.gettimeout() == timeout
+                assert client.fileno() >= 0
+                # The socket goes on connecting, and is connected once the server has room; unless the call was broken before it
+                # began. (Only at the client's end: a server that drops the last packet for want of room never sees it.)
+                again = Worker(partial(client.connect, server.getsockname())) if client.getsockname()[1] == 0 else None
+                server.setblocking(False)
+                under_way.append((server, client, again))
 
-        def connected() -> bool:
+        def connected(server: socket.socket, client: socket.socket) -> bool:
             with suppress(BlockingIOError):
                 scene.enter_context(server.accept()[0])
             with suppress(OSError):
-                return client.getpeername() == server.getsockname()
+                return bool(client.getpeername() == server.getsockname())
             return False
 
-        wait_until(connected, "connected")
-        if again is not None:
-            again.value()
+        def all_connected() -> bool:
+            found = [connected(server, client) for server, client, _ in under_way]  # all are asked, each time
+            return all(found)
 
-    Case(steps, ("connect",) if timeout is None else POLL, timeout).run()
+        wait_until(all_connected, "connected")
+        for _, _, again in under_way:
+            if again is not None:
+                again.value()
 
 
 @cases("connect", timeouts=(None,))

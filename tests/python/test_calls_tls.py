@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from support import LONG, POLL, READ, RECV, SEND, Scene, Worker, broken, drain, in_thread, parked
+from interruptible_threading import interrupt
+from support import LONG, POLL, READ, RECV, SEND, Scene, Worker, asleep, assert_interrupted, broken, drain, in_thread, parked
 from web_server import client_context, server_context
 
 WAITS = (*READ, *RECV, *SEND, "write", *POLL)
@@ -123,7 +124,9 @@ def test_write(peers: Peers, method: str) -> None:
             getattr(peers.client, method)(data)
             written += len(data)
 
-    broken(fill, *WAITS)
+    worker = Worker(fill)
+    asleep(worker, *WAITS)  # not just parked: one that goes through would be written, and perhaps not counted
+    assert_interrupted(worker, interrupt(worker))
     reading = Worker(partial(drain, peers.server, written + len(data)))
     getattr(peers.client, method)(data)
     assert reading.value() == data * (written // len(data) + 1)

@@ -12,9 +12,9 @@ from functools import partial
 from typing import Any, Callable
 
 import pytest
-from interruptible_threading import deliver_on_blocking, interrupt
+from interruptible_threading import _core, deliver_on_blocking, interrupt
 from stress_support import switch_interval
-from support import GUARD, LONG, SEM, SLEEP, Case, Cases, Scene, Worker, assert_interrupted, in_thread, parked
+from support import GUARD, LONG, SEM, SLEEP, Case, Cases, Scene, Worker, assert_interrupted, in_thread, parked, wait_until
 
 cases = Cases()
 Steps = Iterator[Callable[[], Any]]
@@ -176,7 +176,7 @@ def test_condition_takes_its_lock_back_first(lock: Any, quiet: None) -> None:
         again = parked(worker, "sem_wait", *SEM)
         assert again["parks"] > before["parks"]
         second = interrupt(worker, reason="while it takes the lock back")
-        assert not second.wait(0.2)
+        assert not second.wait(0.05)
         assert owned == []
     outcome = worker.finish(handle)
     assert owned == [True]
@@ -234,21 +234,32 @@ def barrier_wait(scene: Scene, timeout: float | None) -> Steps:
 QUEUES = [queue.Queue, queue.LifoQueue, queue.PriorityQueue, queue.SimpleQueue, queue._PySimpleQueue]  # type: ignore[attr-defined]
 
 
+def in_a_lock(worker: Worker) -> bool:
+    where = _core.park_info(worker.ident or 0)
+    return bool(where and where["parked"] and where["call"] in SEM)
+
+
 @pytest.mark.skipif(sys.version_info >= (3, 13), reason="put() hands the item to one that waits")
 def test_a_get_whose_item_is_taken_away_ends_in_time() -> None:
     """Up to 3.12 CPython's own waits for ever then, and could not be interrupted either."""
     q: Any = queue.SimpleQueue()
     with pytest.raises(queue.Empty):
         in_thread(partial(q.get, timeout=0.001))  # waits once: now it is known whose waits these are
-    with switch_interval(10):
-        worker = Worker(partial(q.get, timeout=0.2))
-        parked(worker, *SEM)
-        end = time.monotonic() + 0.4
-        q.put(1)
-        assert q.get_nowait() == 1
-        while time.monotonic() < end:
-            pass  # nobody else runs
-    assert isinstance(worker.finish().error, queue.Empty)
+    timeout, in_time = 0.05, False
+    while not in_time:  # unless it still waited when the item came and went, this was nothing
+        timeout *= 2
+        with switch_interval(10):
+            begun = time.monotonic()
+            worker = Worker(partial(q.get, timeout=timeout))
+            wait_until(lambda worker=worker: in_a_lock(worker) or not worker.is_alive(), "it waits")
+            end = time.monotonic() + timeout
+            waits = in_a_lock(worker)
+            q.put(1)
+            assert q.get_nowait() == 1
+            in_time = waits and time.monotonic() < begun + timeout
+            while time.monotonic() < end:
+                pass  # nobody else runs
+        assert isinstance(worker.finish().error, queue.Empty)
 
 
 @pytest.mark.parametrize("kind", QUEUES)

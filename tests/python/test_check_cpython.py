@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 #: Debian's has a few modules of the package, but no tests.
-HAS_TESTS = importlib.util.find_spec("test") is not None and importlib.util.find_spec("test.test_wait4") is not None
+HAS_TESTS = importlib.util.find_spec("test") is not None and importlib.util.find_spec("test.test_contextlib") is not None
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "check_cpython.py"
 
 
@@ -59,7 +59,7 @@ def test_a_library_that_is_not_at_work_counts(script: Any, said: dict[str, Any])
 @pytest.mark.skipif(not HAS_TESTS, reason="this interpreter comes without its tests")
 def test_a_disabled_library_is_found_out() -> None:
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), "wait4"], env={**os.environ, "INTERRUPTIBLE_DISABLE": "1"}, stdout=subprocess.PIPE, text=True
+        [sys.executable, str(SCRIPT), "contextlib"], env={**os.environ, "INTERRUPTIBLE_DISABLE": "1"}, stdout=subprocess.PIPE, text=True
     )
     assert done.returncode == 1
     assert "the library was not at work" in done.stdout

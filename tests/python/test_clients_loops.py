@@ -16,7 +16,7 @@ import pytest
 from client_support import assert_idle, assert_raised, interrupted, settled, storm
 from interruptible_threading import interrupt, run_interruptible
 from servers import need_module
-from support import EPOLL, GUARD, LONG, READ, SEM, Scene, Worker, in_thread, run_script, wait_until
+from support import EPOLL, GUARD, LONG, READ, SEM, Scene, Worker, in_thread, parked, run_script, wait_until
 
 context = multiprocessing.get_context("spawn")
 
@@ -66,17 +66,23 @@ def test_loop_storm(loops: str, quiet: None) -> None:
 def test_asyncio_run(silent_port: int, quiet: None) -> None:
     """Without its help: the wait of the loop itself is broken, and asyncio.run() cleans up."""
     steps: list[str] = []
+    connected = threading.Event()
 
     async def main() -> None:
         _, writer = await asyncio.open_connection("127.0.0.1", silent_port)
         try:
+            connected.set()
             await asyncio.sleep(LONG)
         finally:
             writer.close()
             steps.append("cleaned up")
 
     for turn in range(3):
-        interrupted(lambda: asyncio.run(main()), *EPOLL)
+        connected.clear()
+        worker = Worker(lambda: asyncio.run(main()))
+        assert connected.wait(GUARD)  # else it may be connecting still, in front of the `try`
+        parked(worker, *EPOLL)
+        assert_raised(worker, interrupt(worker))
         assert steps == ["cleaned up"] * (turn + 1)
 
 

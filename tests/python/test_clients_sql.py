@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 import threading
 import time
@@ -9,41 +10,86 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 import pytest
 from client_support import assert_in_sync_or_broken, assert_masked, interrupted, settled, storm
 from interruptible_threading import ThreadInterrupted, deliver_on_blocking, interrupt
 from servers import need_module
 from stress_support import count, rng
-from support import EPOLL, GUARD, LONG, POLL, RECV, SEM, SLEEP, Worker, in_thread, wait_until
+from support import EPOLL, GUARD, LONG, PATIENCE, POLL, RECV, SEM, SLEEP, Worker, in_thread, parked, wait_until
 
+#: Whichever comes first sets its server up.
+pytestmark = pytest.mark.hang_guard(2 * PATIENCE)
 SELECT = ("select", "pselect", *POLL, *EPOLL)
-#: An answer that comes late. Whoever asks something else meanwhile must not be given it.
-LATE = 1.0
+#: Locks of the servers' own, a new one for each query that waits for one.
+LOCKS = itertools.count(1)
+
+
+class Dialect(NamedTuple):
+    """What the tests say to a server."""
+
+    #: Takes a while, and then gives 7.
+    sleep: str
+    #: Gives 7, and has the lock from then on, until its connection is closed or unlocks it.
+    lock: str
+    unlock: str
+    session: str
+    #: How many sessions of that number are busy.
+    busy: str
+
+
+POSTGRESQL = Dialect(
+    "select 7 from pg_sleep({})",
+    "select 7 from pg_advisory_lock({})",
+    "select pg_advisory_unlock({})",
+    "select pg_backend_pid()",
+    "select count(*) from pg_stat_activity where pid = {} and state = 'active'",
+)
+MARIADB = Dialect(
+    "select 7 + sleep({})",
+    f"select 6 + get_lock('lock {{}}', {int(LONG)})",
+    "select release_lock('lock {}')",
+    "select connection_id()",
+    "select count(*) from information_schema.processlist where id = {} and command <> 'Sleep'",
+)
 
 
 class Database:
     """How the tests talk to one kind of database through one client (DB-API 2.0)."""
 
-    def __init__(self, module: Any, connect: Callable[[], Any], sleep: str, calls: tuple[str, ...]) -> None:
+    def __init__(self, module: Any, connect: Callable[..., Any], dialect: Dialect, calls: tuple[str, ...]) -> None:
         self.module = module
         self.connect = connect
         self.calls = calls
-        self._sleep = sleep
+        self.dialect = dialect
 
     def sleep(self, seconds: float) -> str:
         """A query that takes a while and then gives one row."""
-        return self._sleep.format(seconds=seconds)
+        return self.dialect.sleep.format(seconds)
+
+    @contextmanager
+    def late(self) -> Iterator[tuple[str, Callable[[], Any]]]:
+        """A query that is answered with 7 when the second is called, and not before."""
+        number = next(LOCKS)
+        query = self.dialect.lock.format(number)
+        with closing(self.connect()) as holder:
+            assert self.ask(holder, query) == 7
+            yield query, partial(self.ask, holder, self.dialect.unlock.format(number))
+
+    def at_rest(self, session: int) -> bool:
+        """Whether the server has done what that session had asked for."""
+        with closing(self.connect()) as another:
+            return bool(self.ask(another, self.dialect.busy.format(session)) == 0)
 
     def ask(self, connection: Any, query: str = "select 42") -> Any:
         with closing(connection.cursor()) as cursor:
             cursor.execute(query)
             return cursor.fetchone()[0]
 
-    def check(self, connection: Any) -> None:
+    def check(self, connection: Any, meanwhile: Callable[[], Any] = lambda: None) -> None:
         """A connection whose query was interrupted; and the server, which does not mind."""
-        assert_in_sync_or_broken(partial(self.ask, connection), 42, self.module.Error)
+        assert_in_sync_or_broken(partial(self.ask, connection), 42, self.module.Error, meanwhile=meanwhile)
         Worker(connection.close).finish()
         with closing(self.connect()) as another:
             assert self.ask(another) == 42
@@ -52,27 +98,27 @@ class Database:
 @pytest.fixture
 def psycopg2(postgresql_dsn: str) -> Database:
     module = need_module("psycopg2")
-    return Database(module, partial(module.connect, postgresql_dsn), "select 7 from pg_sleep({seconds})", POLL)
+    return Database(module, partial(module.connect, postgresql_dsn), POSTGRESQL, POLL)
 
 
 @pytest.fixture
 def psycopg3(postgresql_dsn: str) -> Database:
     module = need_module("psycopg")
-    return Database(module, partial(module.connect, postgresql_dsn), "select 7 from pg_sleep({seconds})", SELECT)
+    return Database(module, partial(module.connect, postgresql_dsn), POSTGRESQL, SELECT)
 
 
 @pytest.fixture
 def mysqlclient(mariadb_socket: str) -> Database:
     module = need_module("MySQLdb")
     connect = partial(module.connect, unix_socket=mariadb_socket, user="root")
-    return Database(module, connect, "select 7 + sleep({seconds})", POLL)
+    return Database(module, connect, MARIADB, POLL)
 
 
 @pytest.fixture
 def pymysql(mariadb_socket: str) -> Database:
     module = need_module("pymysql")
     connect = partial(module.connect, unix_socket=mariadb_socket, user="root")
-    return Database(module, connect, "select 7 + sleep({seconds})", RECV)
+    return Database(module, connect, MARIADB, RECV)
 
 
 CLIENTS = ["psycopg2", "psycopg3", "mysqlclient", "pymysql"]
@@ -95,16 +141,20 @@ def test_query(database: Database, quiet: None) -> None:
 def test_late_answer(database: Database, quiet: None) -> None:
     """The answer to the interrupted query arrives when the connection has been asked for something else."""
     connection = database.connect()
-    interrupted(partial(database.ask, connection, database.sleep(LATE)), *database.calls)
-    database.check(connection)
+    with database.late() as (query, answer):
+        interrupted(partial(database.ask, connection, query), *database.calls)
+        database.check(connection, meanwhile=answer)
 
 
 def test_late_answer_after_waiting_for_it(database: Database, quiet: None) -> None:
     """It has arrived already."""
     connection = database.connect()
-    interrupted(partial(database.ask, connection, database.sleep(LATE)), *database.calls)
-    time.sleep(LATE * 1.5)
-    database.check(connection)
+    session = database.ask(connection, database.dialect.session)
+    with database.late() as (query, answer):
+        interrupted(partial(database.ask, connection, query), *database.calls)
+        answer()
+        wait_until(lambda: database.at_rest(session), "the server has answered")
+        database.check(connection)
 
 
 def test_rollback(database: Database, quiet: None) -> None:
@@ -117,8 +167,8 @@ def test_rollback(database: Database, quiet: None) -> None:
 
 
 def test_masked(database: Database, quiet: None) -> None:
-    with closing(database.connect()) as connection:
-        assert_masked(partial(database.ask, connection, database.sleep(2)), 7, *database.calls)
+    with closing(database.connect()) as connection, database.late() as (query, answer):
+        assert_masked(partial(database.ask, connection, query), 7, *database.calls, let_answer=answer)
         assert database.ask(connection) == 42
 
 
@@ -262,15 +312,23 @@ def test_psycopg3_does_not_finish_its_slice(psycopg3: Database, monkeypatch: pyt
     psycopg3.check(connection)
 
 
-def test_psycopg3_pool(psycopg3: Database, postgresql_dsn: str, quiet: None) -> None:
-    pools = need_module("psycopg_pool")
+@contextmanager
+def psycopg3_pool(dsn: str) -> Iterator[Any]:
+    """A pool of one connection, whose own time-outs nobody sees pass: at the end of its patience it warns on standard error."""
+    pool = need_module("psycopg_pool").ConnectionPool(dsn, min_size=1, max_size=1, open=True, timeout=LONG)
+    try:
+        pool.wait(GUARD)
+        yield pool
+    finally:
+        pool.close(GUARD)
 
+
+def test_psycopg3_pool(psycopg3: Database, postgresql_dsn: str, quiet: None) -> None:
     def query(pool: Any, text: str) -> Any:
         with pool.connection() as connection:
             return psycopg3.ask(connection, text)
 
-    with pools.ConnectionPool(postgresql_dsn, min_size=1, max_size=1, open=True) as pool:
-        pool.wait()
+    with psycopg3_pool(postgresql_dsn) as pool:
         for _ in range(3):
             interrupted(partial(query, pool, psycopg3.sleep(LONG)), *SELECT)
             assert in_thread(partial(query, pool, "select 42")) == 42
@@ -285,8 +343,7 @@ def test_psycopg3_waiting_for_the_pool(psycopg3: Database, postgresql_dsn: str, 
     class Cancelled(Exception):
         pass
 
-    pools = need_module("psycopg_pool")
-    with pools.ConnectionPool(postgresql_dsn, min_size=1, max_size=1, open=True, timeout=LONG) as pool:
+    with psycopg3_pool(postgresql_dsn) as pool:
         with pool.connection():
             worker = Worker(pool.getconn)
             settled(worker, *SEM)
@@ -392,8 +449,7 @@ def test_sqlite_lock_is_gone_in_time(tmp_path: Path, quiet: None) -> None:
         owner.execute("create table t (a)")
         owner.execute("begin exclusive")
         waiting = Worker(partial(other.execute, "insert into t values (1)"))
-        wait_until(lambda: waiting.native_id, "it runs")
-        time.sleep(0.05)
+        parked(waiting, "usleep", "nanosleep", "clock_nanosleep")
         owner.execute("commit")
         waiting.value()
         assert owner.execute("select count(*) from t").fetchone() == (1,)

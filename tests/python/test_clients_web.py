@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
 from io import BytesIO
-from math import isnan
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable, NamedTuple
 
 import pytest
-from client_support import assert_masked, assert_raised, cpu_seconds, interrupted, settled, storm
-from interruptible_threading import interrupt
+from client_support import assert_idle, assert_masked, assert_raised, delivered, interrupted, settled, storm
+from interruptible_threading import ThreadInterrupted, critical_section, interrupt
 from servers import need_module
-from support import EPOLL, GUARD, LONG, POLL, READ, RECV, Worker, in_thread, parked, wait_until
+from support import EPOLL, GUARD, LONG, POLL, READ, RECV, SLEEP, Worker, in_thread, parked, wait_until
 from web_server import ANSWER, WebServer
 
 #: Where a TLS connection is waited for: OpenSSL reads the socket itself, Python polls it first when there is a time-out.
@@ -83,12 +81,8 @@ def test_requests_handshake(session: Any, silent_port: int, timeout: float | Non
 
 
 def test_requests_masked(session: Any, https_server: WebServer, quiet: None) -> None:
-    def ask() -> bytes:
-        with contextlib.suppress(need_module("requests").exceptions.ReadTimeout):
-            return get(session, https_server.url + "/silent", 2.0)
-        return b"timed out"
-
-    assert_masked(ask, b"timed out", *TLS)
+    ask = partial(get, session, https_server.url + "/late", LONG)
+    assert_masked(ask, ANSWER, *TLS, let_answer=https_server.answering.set)
 
 
 def test_requests_storm(session: Any, https_server: WebServer, quiet: None) -> None:
@@ -150,17 +144,9 @@ def test_pycurl_handshake(curl: Curl, silent_port: int, quiet: None) -> None:
 
 
 def test_pycurl_masked(http_server: WebServer, quiet: None) -> None:
-    module = need_module("pycurl")
-    impatient = Curl(module, TIMEOUT_MS=2000)
-
-    def ask() -> Any:
-        try:
-            return impatient.get(http_server.url + "/silent")
-        except module.error as error:
-            return error.args[0]
-
-    assert_masked(ask, module.E_OPERATION_TIMEDOUT, *POLL)
-    impatient.handle.close()
+    patient = Curl(need_module("pycurl"), TIMEOUT_MS=int(LONG * 1000))
+    assert_masked(partial(patient.get, http_server.url + "/late"), ANSWER, *POLL, let_answer=http_server.answering.set)
+    patient.handle.close()
 
 
 def test_pycurl_storm(curl: Curl, http_server: WebServer, quiet: None) -> None:
@@ -197,7 +183,7 @@ def test_pycurl_callback(curl: Curl, http_server: WebServer, quiet: None) -> Non
     curl.prepare(http_server.url)
     curl.handle.setopt(curl.module.WRITEFUNCTION, lambda data: time.sleep(LONG))
     worker = Worker(curl.handle.perform)
-    settled(worker)
+    parked(worker, *SLEEP)
     handle = interrupt(worker)
     outcome = worker.finish(handle)
     # The library reports what its callback raised in a way of its own: as an error of the transfer.
@@ -210,77 +196,124 @@ def test_pycurl_callback(curl: Curl, http_server: WebServer, quiet: None) -> Non
 # ---- gRPC (a library in the extension itself, which must never see an errno that it does not know) --------------------------------
 
 
-#: Its own time-out for a call: at the latest when that has passed, the call returns to Python, and the interrupt is raised.
-LIMIT = 2.0
 #: It reports connections that end, from threads of its own, in the middle of another test.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
-@pytest.fixture
-def channel(silent_port: int) -> Iterator[Any]:
-    module = need_module("grpc")
-    with closing(module.insecure_channel(f"127.0.0.1:{silent_port}", options=[("grpc.enable_http_proxy", 0)])) as made:
+@contextmanager
+def grpc_channel(port: int) -> Iterator[Any]:
+    with closing(need_module("grpc").insecure_channel(f"127.0.0.1:{port}", options=[("grpc.enable_http_proxy", 0)])) as made:
         yield made
 
 
-def test_grpc_unary(channel: Any, quiet: None) -> None:
+@pytest.fixture
+def channel(silent_port: int) -> Iterator[Any]:
+    """Its calls are never answered."""
+    need_module("grpc")
+    with grpc_channel(silent_port) as made:
+        yield made
+
+
+@contextmanager
+def grpc_server(answer: Callable[[bytes, Any], bytes]) -> Iterator[Any]:
+    """A channel to a server whose one method that is."""
+    module = need_module("grpc")
+    handler = module.method_handlers_generic_handler("service", {"method": module.unary_unary_rpc_method_handler(answer)})
+    server = module.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
+    server.add_generic_rpc_handlers((handler,))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        with grpc_channel(port) as channel:
+            yield channel
+    finally:
+        server.stop(0).wait()
+
+
+class Late(NamedTuple):
+    """A call that is answered when it is let; a call that comes later waits for the next time."""
+
+    call: Callable[[], Any]
+    let_answer: Callable[[], None]
+
+
+@pytest.fixture
+def late() -> Iterator[Late]:
+    asked: list[threading.Event] = []
+
+    def answer(request: bytes, context: Any) -> bytes:
+        go = threading.Event()
+        asked.append(go)
+        go.wait(GUARD)
+        return b"late"
+
+    def let_answer() -> None:
+        while asked:
+            asked.pop().set()
+
+    with grpc_server(answer) as channel:
+        yield Late(partial(channel.unary_unary("/service/method"), b"", timeout=LONG, wait_for_ready=True), let_answer)
+        let_answer()
+
+
+def test_grpc_unary(late: Late, quiet: None) -> None:
     """It cannot be broken, only left when the library returns to Python; until then it waits on, without haste."""
-    call = channel.unary_unary("/service/method")
     for _ in range(3):
-        worker = Worker(partial(call, b"", timeout=LIMIT, wait_for_ready=True))
+        worker = Worker(late.call)
         settled(worker, *EPOLL)
         handle = interrupt(worker)
-        used = 0.0
-        while not handle.wait(0.01):
-            now = cpu_seconds(worker)
-            used = used if isnan(now) else now
-        assert used < 0.05, f"used {used:.3f} s of a processor"
+        assert_idle(worker)
+        delivered(handle, late.let_answer)
         assert_raised(worker, handle)
 
 
-def test_grpc_explains_the_delay(channel: Any, quiet: None) -> None:
-    call = channel.unary_unary("/service/method")
-    worker = Worker(partial(call, b"", timeout=LIMIT, wait_for_ready=True))
+def test_grpc_explains_the_delay(late: Late, quiet: None) -> None:
+    worker = Worker(late.call)
     settled(worker, *EPOLL)
     handle = interrupt(worker)
     # Between two waits there is nobody to be named.
-    wait_until(lambda: handle.state == "delivered" or "cygrpc" in handle.explain(), "who delays it is named")
+    wait_until(lambda: "cygrpc" in handle.explain(), "who delays it is named")
+    delivered(handle, late.let_answer)
     assert_raised(worker, handle)
 
 
 def test_grpc_deadline_while_masked(channel: Any, quiet: None) -> None:
+    """Its own time-out for a call, which passes while an interrupt is held back."""
     module = need_module("grpc")
     call = channel.unary_unary("/service/method")
+    codes: list[Any] = []
 
-    def ask() -> Any:
-        try:
-            return call(b"", timeout=LIMIT, wait_for_ready=True)
-        except module.RpcError as error:
-            return error.code()
+    def ask() -> None:
+        with critical_section():
+            interrupt(threading.current_thread())
+            try:
+                call(b"", timeout=0.3, wait_for_ready=True)
+            except module.RpcError as error:
+                codes.append(error.code())
 
-    assert_masked(ask, module.StatusCode.DEADLINE_EXCEEDED, *EPOLL)
+    assert type(Worker(ask).finish().error) is ThreadInterrupted
+    assert codes == [module.StatusCode.DEADLINE_EXCEEDED]
 
 
 def test_grpc_stream(channel: Any, quiet: None) -> None:
     """Iterating over a stream waits for a condition variable of Python's."""
     stream = channel.unary_stream("/service/method")
-    interrupted(lambda: list(stream(b"", timeout=LIMIT, wait_for_ready=True)))
+    interrupted(lambda: list(stream(b"", timeout=LONG, wait_for_ready=True)))
 
 
 def test_grpc_future(channel: Any, quiet: None) -> None:
-    future = channel.unary_unary("/service/method").future(b"", timeout=LIMIT, wait_for_ready=True)
+    future = channel.unary_unary("/service/method").future(b"", timeout=LONG, wait_for_ready=True)
     interrupted(future.result)
     assert not future.done()
     future.cancel()
 
 
-def test_grpc_storm(channel: Any, quiet: None) -> None:
-    storm(partial(channel.unary_unary("/service/method"), b"", timeout=LIMIT, wait_for_ready=True), rounds=5)
+def test_grpc_storm(late: Late, quiet: None) -> None:
+    storm(late.call, rounds=5, let_answer=late.let_answer)
 
 
 def test_grpc_works_afterwards() -> None:
     """A channel whose call was interrupted goes on to answer."""
-    module = need_module("grpc")
     go = threading.Event()
 
     def answer(request: bytes, context: Any) -> bytes:
@@ -288,23 +321,14 @@ def test_grpc_works_afterwards() -> None:
             go.wait(GUARD)
         return b"answer to " + request
 
-    handler = module.method_handlers_generic_handler("service", {"method": module.unary_unary_rpc_method_handler(answer)})
-    server = module.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
-    server.add_generic_rpc_handlers((handler,))
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    try:
-        with closing(module.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.enable_http_proxy", 0)])) as channel:
-            call = partial(channel.unary_unary("/service/method"), timeout=GUARD)
-            for _ in range(2):
-                worker = Worker(partial(call, b"slow"))
-                settled(worker, *EPOLL)
-                handle = interrupt(worker)
-                go.set()  # it waits for its answer all the same
-                assert_raised(worker, handle)
-                go.clear()
-                assert in_thread(partial(call, b"fast")) == b"answer to fast"
-            assert_masked(partial(call, b"slow"), b"answer to slow", *EPOLL, let_answer=go.set)
-    finally:
-        go.set()
-        server.stop(0).wait()
+    with grpc_server(answer) as channel:
+        call = partial(channel.unary_unary("/service/method"), timeout=GUARD)
+        for _ in range(2):
+            worker = Worker(partial(call, b"slow"))
+            settled(worker, *EPOLL)
+            handle = interrupt(worker)
+            go.set()  # it waits for its answer all the same
+            assert_raised(worker, handle)
+            go.clear()
+            assert in_thread(partial(call, b"fast")) == b"answer to fast"
+        assert_masked(partial(call, b"slow"), b"answer to slow", *EPOLL, let_answer=go.set)

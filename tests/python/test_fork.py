@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import GUARD, run_script
+from support import PATIENCE, run_script
 
 #: Threads that are interrupted all the time while the program does something else; and a check of the child.
 STORM = """
@@ -138,8 +138,9 @@ def test_fork_in_a_worker_that_is_interrupted() -> None:
         quiet_fork(
             """
 forked, reaped, begun, caught, stop = [0], [0], [], [], []
+def more(): return forked[0] < 30 or not caught
 def rounds():
-    while forked[0] < 30:
+    while more():
         time.sleep(0)
         with it.critical_section():
             pid = os.fork()
@@ -151,7 +152,7 @@ def body():
     try:
         with it.deliver_on_blocking():
             begun.append(1)
-            while forked[0] < 30:
+            while more():
                 try: rounds()
                 except it.ThreadInterrupted: caught.append(1)
             stop.append(1)
@@ -161,13 +162,13 @@ while not begun: time.sleep(0.001)
 while thread.is_alive() and not stop:
     it.interrupt(thread); time.sleep(0.001)
 thread.join(60)
-print(forked, reaped, len(caught) > 0)
+print(forked == reaped, forked[0] >= 30, len(caught) > 0)
 try: os.waitpid(-1, os.WNOHANG)
 except ChildProcessError: print("no child left")
 """
         )
     )
-    assert output == "[30] [30] True\nno child left\n"
+    assert output == "True True True\nno child left\n"
 
 
 def test_child_of_a_worker_keeps_its_own_thread_only() -> None:
@@ -323,8 +324,8 @@ def main():
         queue = context.Queue()
         processes = [context.Process(target=tell, args=(queue, number)) for number in range(3)]
         for process in processes: process.start()
-        results = sorted(queue.get(timeout=60) for _ in processes)
-        for process in processes: process.join(60)
+        results = sorted(queue.get(timeout=200) for _ in processes)
+        for process in processes: process.join(200)
         assert [process.exitcode for process in processes] == [0, 0, 0]
         assert results == [(0, 3), (1, 3), (2, 3)], results
         with context.Pool(2) as pool: assert pool.map(task, range(10)) == [value * value for value in range(10)]
@@ -342,14 +343,15 @@ if __name__ == "__main__": main()
 def test_multiprocessing(method: str, tmp_path: Path) -> None:
     path = tmp_path / "program.py"
     path.write_text(MULTIPROCESSING)
-    done = subprocess.run([sys.executable, str(path), method], capture_output=True, text=True, timeout=6 * GUARD)
+    done = subprocess.run([sys.executable, str(path), method], capture_output=True, text=True, timeout=PATIENCE)
     assert (done.returncode, done.stdout, done.stderr) == (0, "all done\n", "")
 
 
 def test_exit_while_threads_are_interrupted() -> None:
     """Finalisation with daemon threads under fire: no crash, no hang, no message."""
+    script = STORM + "storm = Storm(4); storm.__enter__()\nwhile not all(storm.caught): time.sleep(0.0005)\nprint('bye')"
     for _ in range(5):
-        assert run_script(STORM + "storm = Storm(4); storm.__enter__()\ntime.sleep(0.02)\nprint('bye')") == "bye\n"
+        assert run_script(script) == "bye\n"
 
 
 #: What is blocked, pending, ignored and caught, to begin with. libc keeps two signals for itself, 32 and 33.

@@ -87,18 +87,17 @@ def test_threads_inside_go(go_library: str) -> None:
         + """
 go = load()
 crowd = Crowd()
-caught, begun = [], []
+caught = []
 def body():
     try:
-        begun.append(1)
         try: go.Block()
         finally: caught.append(threading.get_ident())
         while True: pass
     except ThreadInterrupted as error: caught.append(error.interrupt_id)
-for _ in range(3):
+for turn in range(3):
     thread = threading.Thread(target=body, daemon=True)
     thread.start()
-    until(lambda: begun, lambda: "it begins")
+    until(lambda: go.Blocked() > turn, lambda: "it is inside")
     handle = interrupt(thread)
     for _ in range(3): crowd.interrupt()
     goes_on()
@@ -106,7 +105,7 @@ for _ in range(3):
     go.Release()
     thread.join(GUARD)
     assert caught == [thread.ident, handle.id], caught
-    del caught[:], begun[:]
+    del caught[:]
 crowd.finish()
 goes_on()
 """,

@@ -12,6 +12,7 @@ main = threading.main_thread()
 # Not sigwait: there each thread takes a look at the process's signals, on its way to block its own.
 crowd, over = Crowd([kind for kind in KINDS if kind is not sigwait]), threading.Event()
 def storms():
+    handles = []
     while not over.is_set():
         handles = [interrupt(waiter) for waiter in crowd.waiters]
         time.sleep(0.0002)
@@ -70,10 +71,17 @@ def handler(number, frame):
     calls.append(number)
     if raising[0]: raise Woken
 for number in (signal.SIGUSR1, signal.SIGURG): signal.signal(number, handler)
+told = os.open(f"/proc/self/task/{main.native_id}/status", os.O_RDONLY)
+def kernel():
+    "Whether it sleeps, and how often it has done so."
+    text = os.pread(told, 9999, 0)
+    return b"\\nState:\\tS" in text, text.partition(b"\\nvoluntary_ctxt_switches:")[2].split()[0]
 def waits():
-    "In the kernel: what comes between the handler's return and the call is forgotten by CPython, until something else comes."
+    "In the call, asleep: what comes between the handler's return and that is forgotten by CPython, until something else comes."
+    # Who gives up the GIL may sleep, too, but only until somebody has taken it, as this thread does between the two looks.
     if sys._current_frames()[main.ident].f_code is handler.__code__: return False
-    with open(f"/proc/self/task/{main.native_id}/stat") as stat: return stat.read().rpartition(")")[2].split()[0] == "S"
+    before = kernel()
+    return before[0] and before == kernel()
 def many(kind):
     "Each signal runs the handler once: counted one by one, for those that are pending together become one."
     for i in range(100):
@@ -91,6 +99,7 @@ for kind in [kind() for kind in (sleep, *MAINS)] * 2:
     inside = threading.Event()
     def wakes():
         inside.wait()
+        until(waits, lambda: "it waits")
         signal.pthread_kill(main.ident, signal.SIGUSR1)
     helper = threading.Thread(target=wakes, daemon=True)
     helper.start()
@@ -103,6 +112,7 @@ for kind in [kind() for kind in (sleep, *MAINS)] * 2:
 raising[0] = False
 def presses():
     inside.wait()
+    until(waits, lambda: "it waits")
     os.kill(os.getpid(), signal.SIGINT)
 inside = threading.Event()
 helper = threading.Thread(target=presses, daemon=True)

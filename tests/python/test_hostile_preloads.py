@@ -82,13 +82,15 @@ def test_no_thread_to_be_had(no_threads: str) -> None:
     survives(
         """
 threads = ctypes.CDLL(sys.argv[1])
-caught = []
+begun, caught = [], []
 def loops():
     try:
+        begun.append(1)
         while True: pass
     except ThreadInterrupted as error: caught.append(error.interrupt_id)
 looping = threading.Thread(target=loops, daemon=True); looping.start()
 crowd = Crowd()
+until(lambda: begun, lambda: "it loops")
 until(lambda: not status()["monitor"], lambda: "it has nothing to do")
 threads.refuse_threads(1)
 handle = interrupt(looping)

@@ -14,7 +14,7 @@ from typing import Any
 import interruptible_threading
 import pytest
 from interruptible_threading import _preload
-from support import GUARD, absent, c_compiler
+from support import PATIENCE, absent, c_compiler
 
 COMMAND = [sys.executable, "-m", "interruptible_threading"]
 #: Interrupts a thread that is parked in a lock, and says how it went.
@@ -47,7 +47,7 @@ def launch(
     *arguments: str, input: str = "", command: list[str] = COMMAND, env: Any = None, **options: Any
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*command, *arguments], input=input, env=env or clean_environment(), capture_output=True, text=True, timeout=4 * GUARD, **options
+        [*command, *arguments], input=input, env=env or clean_environment(), capture_output=True, text=True, timeout=PATIENCE, **options
     )
 
 

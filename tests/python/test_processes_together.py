@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import struct
+import termios
 from contextlib import suppress
 from functools import partial
 from multiprocessing import get_context
@@ -11,7 +13,6 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import pytest
-from client_support import settled
 from interruptible_threading import ThreadInterrupted, deliver_on_blocking, interrupt
 from support import GUARD, READ, SEM, Worker, in_thread, parked, wait_until
 from test_started import Armed, raised
@@ -25,6 +26,16 @@ BIG = b"message" * 100000
 def parked_anew(worker: Worker, parks: int, *calls: str) -> None:
     """Wait until it is parked in a later wait than its ``parks`` first ones."""
     wait_until(lambda: parked(worker, *calls)["parks"] > parks, f"parked again, in {calls}")
+
+
+def parked_in_the_middle(worker: Worker, reading: int) -> None:
+    """Wait until it has sent the length of a message that is too long for the pipe, and a part of it.
+
+    Not while it sends the length: that is a message's end to those who read on, and a thread stays in a call that does not
+    wait for as long as others have the processor.
+    """
+    wait_until(lambda: struct.unpack("i", fcntl.ioctl(reading, termios.FIONREAD, bytes(4)))[0] > 4, "a part is sent")
+    parked(worker, *WRITE)
 
 
 def test_the_rest_of_a_message_is_received() -> None:
@@ -60,7 +71,7 @@ def test_a_message_that_nobody_reads() -> None:
     a, b = context.Pipe(duplex=False)
     with a, b:
         worker = Worker(partial(b.send_bytes, BIG))
-        settled(worker, *WRITE)  # not while it sends the length, which is a message's end to those who read on
+        parked_in_the_middle(worker, a.fileno())
         assert isinstance(worker.finish(interrupt(worker)).error, ThreadInterrupted)
         assert b.closed
         with pytest.raises(OSError, match="got end of file during message"):
@@ -96,7 +107,7 @@ def test_an_item_that_was_begun() -> None:
     """Others may write to a queue's pipe: put() ends what it has begun."""
     q: Any = context.SimpleQueue()
     worker = Worker(partial(then_interrupted, partial(q.put, BIG)))
-    settled(worker, *WRITE)
+    parked_in_the_middle(worker, q._reader.fileno())
     interrupt(worker)
     assert in_thread(q.get) == BIG
     assert worker.value() is None

@@ -15,7 +15,7 @@ TRACED = """
 import random, sys, threading, time
 def refuse(event, args):
     if event == "sys.settrace" and not allowed: raise RuntimeError
-allowed, stop, begun, random = [], [], [], random.Random(1)
+allowed, stop, begun, caught, random = [], [], [], [], random.Random(1)
 sys.addaudithook(refuse)
 import interruptible_threading as it
 it.install_patches()
@@ -24,13 +24,14 @@ def run():
         try:
             while not stop: begun.append(1)
         except it.ThreadInterrupted:
-            pass
+            caught.append(1)
 def traced():
     return 1
 thread = threading.Thread(target=run)
 thread.start()
-cancelled = 0
+cancelled = raised = 0
 while cancelled < 20:
+    while len(caught) < raised: time.sleep(0.001)  # else the next one may come where none is caught
     begun.clear()
     while not begun: time.sleep(0.001)
     handle = it.interrupt(thread)
@@ -42,6 +43,8 @@ while cancelled < 20:
         traced()
         sys.settrace(None)
         allowed.clear()
+    else:
+        raised += 1
 stop.append(1)
 try:
     thread.join()

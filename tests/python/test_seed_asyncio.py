@@ -56,10 +56,12 @@ def test_clean_cancellation(quiet: None) -> None:
 
 
 def test_children_are_cancelled(quiet: None) -> None:
+    begun: list[str] = []
     steps: list[str] = []
 
     async def child(name: str) -> None:
         try:
+            begun.append(name)
             await asyncio.sleep(LONG)
         except asyncio.CancelledError:
             steps.append(name)
@@ -69,6 +71,7 @@ def test_children_are_cancelled(quiet: None) -> None:
         await asyncio.gather(child("one"), child("two"))
 
     worker = start(main)
+    wait_until(lambda: len(begun) == 2, "both run")
     parked(worker, *WAIT)
     assert_interrupted(worker, interrupt(worker))
     assert sorted(steps) == ["one", "two"]

@@ -21,6 +21,7 @@ from interruptible_threading import (
     interrupt,
     is_interrupted,
 )
+from stress_support import switch_interval
 from support import GUARD, LONG, SLEEP, Scene, parked, run_script, wait_until
 from test_seed import Seeded, interrupted
 
@@ -49,10 +50,11 @@ def test_bug_3_masked_select_has_no_false_timeout(quiet: None) -> None:
                 results.append(select.select([r], [], [], LONG))
 
         thread = Seeded(call)
-        parked(thread, "select", "pselect")
+        parks = parked(thread, "select", "pselect")["parks"]
         thread.interrupt()
-        time.sleep(0.3)
+        time.sleep(0.05)
         assert results == []
+        assert parked(thread, "select", "pselect")["parks"] == parks, "woken, though it is masked"
         os.write(w, b"x")
         interrupted(thread)
         assert results == [([r], [], [])]
@@ -94,18 +96,17 @@ lock = threading.Lock(); lock.acquire()
 caught, entered = [], []
 def body():
     try:
-        if threading.current_thread() is late: entered.append(1)
+        entered.append(threading.current_thread())
         lock.acquire(timeout=10**6)
     except BaseException as error: caught.append(type(error).__name__)
 class Early(threading.Thread):
     def run(self): body()
-late = None
 early = threading.Thread(target=body, daemon=True); early.start()
 import interruptible_threading as it
 from interruptible_threading import _core
 it.install_patches()
 late = Early(daemon=True); late.start()
-while not entered or not (_core.park_info(late.ident) or {}).get("parked"): time.sleep(0.001)
+while early not in entered or late not in entered or not (_core.park_info(late.ident) or {}).get("parked"): time.sleep(0.001)
 it.interrupt(late); late.join(60)
 it.interrupt(early); lock.release(); early.join(60)
 print(caught, early.is_alive())
@@ -142,16 +143,17 @@ def test_bug_8_lock_operations_under_a_tracer(profiler: str, quiet: None) -> Non
         untrace()
 
     threads = [Seeded(partial(work, number)) for number in range(2)]
-    for turn in range(100):
-        number, count = turn % 2, turn // 2
-        before = rounds[number]
-        wait_until(lambda number=number, before=before: rounds[number] > before + 1, "the thread goes on in its inner loop")
-        handle = interrupt(threads[number])
-        assert handle.wait(GUARD), handle.explain()
-        wait_until(lambda number=number, count=count: caught[number] > count, "its own except clause catches it")
-    stop.append(True)
-    for thread in threads:
-        assert thread.finish() is None
+    with switch_interval(0.0005):  # else most of the time goes by while one thread waits for its turn
+        for turn in range(100):
+            number, count = turn % 2, turn // 2
+            before = rounds[number]
+            wait_until(lambda number=number, before=before: rounds[number] > before + 1, "the thread goes on in its inner loop")
+            handle = interrupt(threads[number])
+            assert handle.wait(GUARD), handle.explain()
+            wait_until(lambda number=number, count=count: caught[number] > count, "its own except clause catches it")
+        stop.append(True)
+        for thread in threads:
+            assert thread.finish() is None
     assert caught == [50, 50]
     assert not lock.locked()
 

@@ -110,12 +110,12 @@ def held(lock):
     return lock
 class NoWait:
     def __bool__(self): return False
-values = [None, "x", -1, -2, -0.5, 0, 0.0, 0.01, Bad(), Odd(), 10**30, float("inf"), float("nan"), threading.TIMEOUT_MAX * 2,
-          Fraction(1, 100), Decimal("0.01"), [], NoWait()]
-forms = [((), dict(timeout=0.01)), ((True, 0.01), {}), ((1, 0.01), {}), ((False,), {}), ((False, 1), {}), ((0,), {}), ((True, 0.01, 3), {}),
-         ((True, 0.01), dict(timeout=2)), ((True,), dict(blocking=True, timeout=0.01)), ((), dict(foo=1)), (("x", 0.01), {}),
+values = [None, "x", -1, -2, -0.5, 0, 0.0, 0.001, Bad(), Odd(), 10**30, float("inf"), float("nan"), threading.TIMEOUT_MAX * 2,
+          Fraction(1, 1000), Decimal("0.001"), [], NoWait()]
+forms = [((), dict(timeout=0.001)), ((True, 0.001), {}), ((1, 0.001), {}), ((False,), {}), ((False, 1), {}), ((0,), {}), ((True, 0.001, 3), {}),
+         ((True, 0.001), dict(timeout=2)), ((True,), dict(blocking=True, timeout=0.001)), ((), dict(foo=1)), (("x", 0.001), {}),
          ((None,), {}), ((), dict(blocking=False)), ((), dict(blocking=False, timeout=5)), ((), dict(block=False)),
-         ((NoWait(), 0.01), {}), ((2**40,  0.01), {}), ((Odd(), 0.01), {})]
+         ((NoWait(), 0.001), {}), ((2**40,  0.001), {}), ((Odd(), 0.001), {})]
 forms += [((True, value), {}) for value in values[1:] if value not in (-1, -0.5)]
 context = multiprocessing.get_context("fork")
 def what(function, args, kwargs):

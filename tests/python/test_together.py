@@ -12,7 +12,7 @@ from typing import Any, Callable
 
 import pytest
 from interruptible_threading import ThreadInterrupted, check_interrupt, deliver_on_blocking, interrupt
-from support import LONG, SEM, Worker, parked
+from support import LONG, SEM, Worker, parked, wait_until
 
 TIMEOUTS = pytest.mark.parametrize("timeout", [None, LONG], ids=["no time-out", "time-out"])
 ORDERS = pytest.mark.parametrize("first", ["interrupt", "effect"])
@@ -68,12 +68,18 @@ def test_a_notification(lock: Any, timeout: float | None, first: str) -> None:
 def test_it_was_for_one_of_many(first: str) -> None:
     """Half of twenty consumers are interrupted as there are items for twenty: all items are got, nobody sleeps on."""
     q: queue.Queue[int] = queue.Queue()
-    interrupted = [Worker(partial(then_interrupted, q.get)) for _ in range(10)]
-    for worker in interrupted:
-        parked(worker, *SEM)
-    others = [Worker(q.get) for _ in range(10)]
-    for worker in others:
-        parked(worker, *SEM)
+
+    def consumers(call: Callable[[], Any]) -> list[Worker]:
+        """Ten more that are in line: one that is parked may wait for another to let go of the queue."""
+        before = len(q.not_empty._waiters)  # type: ignore[attr-defined]
+        workers = [Worker(call) for _ in range(10)]
+        wait_until(lambda: len(q.not_empty._waiters) == before + 10, "they are in line")  # type: ignore[attr-defined]
+        for worker in workers:
+            parked(worker, *SEM)
+        return workers
+
+    interrupted = consumers(partial(then_interrupted, q.get))
+    others = consumers(q.get)
 
     def put(item: int) -> None:
         q._put(item)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from interruptible_threading import _preload, status
-from support import GUARD, c_compiler
+from support import PATIENCE, c_compiler
 
 PROGRAM = """
 import ctypes, sys, threading, time
@@ -37,7 +37,7 @@ def run(copy: Path, how: str) -> subprocess.CompletedProcess[str]:
     environ = {name: value for name, value in os.environ.items() if name != _preload.VARIABLE}
     if how == "preload":
         environ[_preload.VARIABLE] = str(copy)
-    return subprocess.run([sys.executable, "-c", PROGRAM, str(copy), how], env=environ, capture_output=True, text=True, timeout=2 * GUARD)
+    return subprocess.run([sys.executable, "-c", PROGRAM, str(copy), how], env=environ, capture_output=True, text=True, timeout=PATIENCE)
 
 
 @pytest.mark.parametrize("how", ["preload", "ctypes"])

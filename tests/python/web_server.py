@@ -21,7 +21,10 @@ class _Handler(BaseHTTPRequestHandler):
     server: WebServer
 
     def do_GET(self) -> None:
-        """``/silent`` never answers, ``/slow`` sends the head and a part of the body, all else is answered."""
+        """``/silent`` never answers, ``/slow`` sends the head and a part of the body, all else is answered: ``/late`` when it
+        is let."""
+        if self.path == "/late":
+            self.server.answering.wait()
         if self.path != "/silent":
             self.send_response(200)
             self.send_header("Content-Length", str(len(ANSWER)))
@@ -38,9 +41,10 @@ class _Handler(BaseHTTPRequestHandler):
 class WebServer(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
+    request_queue_size = 64  # a client that finds the queue full tries again a second later
 
     def __init__(self, certificate: tuple[Path, Path] | None = None) -> None:
-        self.closing = threading.Event()
+        self.answering, self.closing = threading.Event(), threading.Event()
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"{'https' if certificate else 'http'}://127.0.0.1:{self.server_port}"
         if certificate is not None:
@@ -58,6 +62,7 @@ class WebServer(ThreadingHTTPServer):
         try:
             yield self
         finally:
+            self.answering.set()
             self.closing.set()
             self.shutdown()
             serving.join()

@@ -8,7 +8,8 @@ import (
 	"sync/atomic"
 )
 
-const many = 8
+// More than processors.
+const many = 3
 
 var rounds [many]uint64
 var gate = make(chan bool)
@@ -44,10 +45,20 @@ func Least() C.ulonglong {
 //export Collect
 func Collect() { runtime.GC() }
 
+var blocked int32
+
 // Block keeps its caller until somebody calls Release.
 //
 //export Block
-func Block() { <-gate }
+func Block() {
+	atomic.AddInt32(&blocked, 1)
+	<-gate
+}
+
+// Blocked says how often Block has been called.
+//
+//export Blocked
+func Blocked() C.int { return C.int(atomic.LoadInt32(&blocked)) }
 
 //export Release
 func Release() { gate <- true }
