@@ -80,6 +80,7 @@ struct run {
     const struct row *row;
     struct fixture f;
     struct worker w;
+    _Atomic bool begun; /* the call is all that the worker can be asleep in */
 };
 
 static const char *announced(const struct run *r) { return r->row->announced ? r->row->announced : r->row->name; }
@@ -87,9 +88,11 @@ static const char *announced(const struct run *r) { return r->row->announced ? r
 static void do_call(void *arg) {
     struct run *r = arg;
     r->f.started = now_ns();
+    r->begun = true;
     errno = EDOM; /* a call that does not fail leaves it */
     r->f.result = r->row->call(&r->f);
     r->f.error = errno;
+    r->begun = false;
 }
 
 static void do_clear(void *arg) { *(int *)arg = itr_clear(); }
@@ -131,6 +134,11 @@ static void check_completed(struct run *r) {
     }
     CHECK(r->row->verify(&r->f));
     CHECK(r->f.error == EDOM || (r->row->flags & IGNORES_EINTR) != 0);
+}
+
+/* Asleep in the call. One that is not attached does not say so. */
+static bool waits(const struct run *r) {
+    return r->w.attach ? is_parked(r->w.thread, announced(r)) : r->begun && task_state(r->w.tid) == 'S';
 }
 
 static void park(struct run *r) {
@@ -199,16 +207,17 @@ static void run_masked(struct run *r) {
     ask(r, do_clear, 1);
 }
 
-/* Signals until the call ends: the first may come before it waits. */
+/* Signals until the call ends, or has gone on behind so many of them. */
 static void run_plain(struct run *r) {
     if ((r->row->flags & ENTRY_ONLY) != 0) {
         return;
     }
     int64_t since = now_ns();
+    int seen = signals_seen;
     worker_give(&r->w, do_call, r);
-    while (worker_busy(&r->w) && ((r->row->flags & IGNORES_EINTR) == 0 || now_ns() - since < 5 * MS)) {
+    while (worker_busy(&r->w) && ((r->row->flags & IGNORES_EINTR) == 0 || signals_seen < seen + 10)) {
         check_patience(since, r->row->name);
-        if (task_state(r->w.tid) == 'S') {
+        if (waits(r)) {
             pthread_kill(r->w.thread, SIGUSR2);
         }
         breathe();
@@ -230,7 +239,7 @@ static bool run_restarted(struct run *r) {
     int seen = signals_seen;
     while (worker_busy(&r->w) && signals_seen < seen + 10) {
         check_patience(since, r->row->name);
-        if (r->w.attach ? is_parked(r->w.thread, announced(r)) : now_ns() - since > MS && task_state(r->w.tid) == 'S') {
+        if (waits(r)) {
             pthread_kill(r->w.thread, SIGUSR2);
         }
         breathe();

@@ -152,19 +152,28 @@ void worker_stop(struct worker *w) {
 
 /* ---- parked? ----------------------------------------------------------------------------------------------------- */
 
-char task_state(pid_t tid) {
+int open_task_stat(pid_t tid) {
     char path[64];
-    char text[256];
     snprintf(path, sizeof path, "/proc/self/task/%d/stat", tid);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) {
-        return '?';
-    }
-    ssize_t n = read(fd, text, sizeof text - 1);
-    close(fd);
+    return open(path, O_RDONLY | O_CLOEXEC);
+}
+
+char task_state_from(int stat) {
+    char text[256];
+    ssize_t n = pread(stat, text, sizeof text - 1, 0);
     text[n > 0 ? n : 0] = '\0';
     const char *end = strrchr(text, ')');
     return end != NULL && end[1] == ' ' ? end[2] : '?';
+}
+
+char task_state(pid_t tid) {
+    int stat = open_task_stat(tid);
+    if (stat < 0) {
+        return '?';
+    }
+    char state = task_state_from(stat);
+    close(stat);
+    return state;
 }
 
 bool is_parked(pthread_t thread, const char *call) {
@@ -187,6 +196,11 @@ unsigned stress_count(unsigned usual) {
     const char *text = getenv("ITR_TEST_COUNT");
     unsigned long count = text == NULL ? 0 : strtoul(text, NULL, 10);
     return count > 0 ? (unsigned)count : usual;
+}
+
+bool stress_goes_on(unsigned done, unsigned usual, int64_t since) {
+    bool enough = getenv("ITR_TEST_COUNT") == NULL && done >= usual / 100 && now_ns() - since > 4000 * MS;
+    return done < stress_count(usual) && !enough;
 }
 
 uint64_t stress_seed(void) {
@@ -225,6 +239,30 @@ int open_fds(void) {
         count += fcntl(fd, F_GETFD) >= 0;
     }
     return count;
+}
+
+static char scratch[] = "/tmp/itr-test-XXXXXX";
+static void remove_scratch(void) { rmdir(scratch); }
+
+void scratch_path(char *path, size_t size) {
+    static int serial;
+    if (serial == 0) {
+        NEED(mkdtemp(scratch) != NULL && atexit(remove_scratch) == 0);
+    }
+    snprintf(path, size, "%s/%d", scratch, serial++);
+}
+
+mqd_t scratch_queue(long messages, long size) {
+    struct mq_attr attr = {.mq_maxmsg = messages, .mq_msgsize = size};
+    char name[64];
+    mqd_t queue;
+    do { /* process ids come again, and those of another namespace may be the same */
+        snprintf(name, sizeof name, "/itr-test-%d-%llx", getpid(), (unsigned long long)now_ns());
+        queue = mq_open(name, O_CREAT | O_EXCL | O_RDWR, 0600, &attr);
+    } while (queue == (mqd_t)-1 && errno == EEXIST);
+    NEED(queue != (mqd_t)-1);
+    NEED(mq_unlink(name) == 0);
+    return queue;
 }
 
 void in_child(int (*body)(void *), void *arg) {

@@ -5,6 +5,7 @@
 
 #include "interruptible.h"
 
+#include <mqueue.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -19,8 +20,11 @@
 
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 #define MS INT64_C(1000000) /* in ns */
-#define PATIENCE_NS (20000 * MS)
-#define HANGS_S 100 /* a child that takes so long does; less than CTest's time-out, which says less */
+/* All three are for what hangs. Nothing that works comes near them, on a machine however busy: what is waited for takes
+ * milliseconds, and what takes longer is waited for step by step. */
+#define PATIENCE_NS (60000 * MS)
+#define HANGS_S 500     /* a child that takes so long does; less than CTest's time-out, which says less */
+#define LONG_MS 3600000 /* the time-out of a wait that something else is to end: nobody's patience lasts so long */
 
 /* A thread that runs one job after another. It waits for them on a condition variable, which is not interposed, so a
  * pending interrupt does not disturb the waiting. */
@@ -47,6 +51,9 @@ void await_parked(pthread_t thread, const char *call);
 bool is_parked(pthread_t thread, const char *call);
 /* One character of /proc/self/task/TID/stat: 'S' when it sleeps. */
 char task_state(pid_t tid);
+/* The same from the file, for where descriptors may not come and go. */
+int open_task_stat(pid_t tid);
+char task_state_from(int stat);
 
 int64_t now_ns(void);
 /* Let others run for a moment while polling for something. */
@@ -56,6 +63,10 @@ void check_patience(int64_t since, const char *what);
 
 /* Stress: ITR_TEST_COUNT multiplies nothing, it replaces `usual`; ITR_TEST_SEED seeds. */
 unsigned stress_count(unsigned usual);
+/* Is there another round to do, after `done` of them? As many as stress_count() says; but for rounds that pass
+ * something from thread to thread, each turn of which may take a time slice of whoever else is there: on a busy machine
+ * they are as many as a few seconds hold. Their number proves nothing, so none is asserted. */
+bool stress_goes_on(unsigned done, unsigned usual, int64_t since);
 uint64_t stress_seed(void);
 uint64_t next_random(uint64_t *state);
 void spin_ns(int64_t ns);
@@ -65,6 +76,10 @@ extern _Atomic int signals_seen;
 void count_signal(int sig, int flags);
 
 int open_fds(void);
+/* A path in a folder of this run's own: no other run, and nothing that one left behind, has it. */
+void scratch_path(char *path, size_t size);
+/* A message queue without a name, likewise. */
+mqd_t scratch_queue(long messages, long size);
 /* Runs `body` in a forked child and fails the test unless it returns 0. The child may not use cmocka. */
 void in_child(int (*body)(void *), void *arg);
 

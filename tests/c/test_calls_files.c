@@ -147,8 +147,7 @@ static bool copied(struct fixture *f) {
 /* ---- opening a FIFO ---------------------------------------------------------------------------------------------- */
 
 static void make_fifo(struct fixture *f) {
-    static int serial;
-    snprintf(f->path, sizeof f->path, "/tmp/itr-fifo-%d-%d", getpid(), serial++);
+    scratch_path(f->path, sizeof f->path);
     assert_int_equal(mkfifo(f->path, 0600), 0);
 }
 static long do_open(struct fixture *f) {
@@ -309,7 +308,7 @@ static void variadic(void **state) {
     (void)state;
     char path[64];
     struct stat st;
-    snprintf(path, sizeof path, "/tmp/itr-mode-%d", getpid());
+    scratch_path(path, sizeof path);
     mode_t mask = umask(0);
     for (int attached = 0; attached < 2; attached++) {
         for (int at = 0; at < 2; at++) {

@@ -87,7 +87,7 @@ static long do_sigwaitinfo(struct fixture *f) {
 }
 static long do_sigtimedwait(struct fixture *f) {
     sigset_t set = only(SIGUSR1);
-    struct timespec t = {60, 0};
+    struct timespec t = {LONG_MS / 1000, 0};
     (void)f;
     return sigtimedwait(&set, NULL, &t);
 }
@@ -150,14 +150,7 @@ static bool has_msg(struct fixture *f) {
     return f->result == 0 && msgctl(f->id, IPC_STAT, &now) == 0 && now.msg_qnum == 1;
 }
 
-static void make_mq(struct fixture *f) {
-    struct mq_attr attr = {.mq_maxmsg = 4, .mq_msgsize = 8};
-    char name[32];
-    snprintf(name, sizeof name, "/itr-test-%d", getpid());
-    f->a[0] = mq_open(name, O_CREAT | O_RDWR, 0600, &attr);
-    assert_true(f->a[0] >= 0);
-    mq_unlink(name);
-}
+static void make_mq(struct fixture *f) { f->a[0] = scratch_queue(4, 8); }
 static long do_mq_receive(struct fixture *f) {
     char text[8];
     long result = mq_receive(f->a[0], text, sizeof text, NULL);
@@ -168,7 +161,7 @@ static long do_mq_timedreceive(struct fixture *f) {
     char text[8];
     struct timespec t;
     clock_gettime(CLOCK_REALTIME, &t);
-    t.tv_sec += 60;
+    t.tv_sec += LONG_MS / 1000;
     long result = mq_timedreceive(f->a[0], text, sizeof text, NULL, &t);
     f->byte = text[0];
     return result;
@@ -186,7 +179,7 @@ static long do_mq_send(struct fixture *f) { return mq_send(f->a[0], "x", 1, 0); 
 static long do_mq_timedsend(struct fixture *f) {
     struct timespec t;
     clock_gettime(CLOCK_REALTIME, &t);
-    t.tv_sec += 60;
+    t.tv_sec += LONG_MS / 1000;
     return mq_timedsend(f->a[0], "x", 1, 0, &t);
 }
 static void take_mq(struct fixture *f) {
@@ -210,7 +203,7 @@ static long do_semop(struct fixture *f) {
 }
 static long do_semtimedop(struct fixture *f) {
     struct sembuf take = {0, -1, 0};
-    struct timespec t = {60, 0};
+    struct timespec t = {LONG_MS / 1000, 0};
     return semtimedop(f->id, &take, 1, &t);
 }
 static void give_token(struct fixture *f) {

@@ -22,7 +22,7 @@ static struct timespec after_ms(clockid_t clock, long ms) {
     t.tv_nsec = (t.tv_nsec + add.tv_nsec) % 1000000000;
     return t;
 }
-static long how_long(const struct fixture *f) { return f->quick ? QUICK_MS : 60000; }
+static long how_long(const struct fixture *f) { return f->quick ? QUICK_MS : LONG_MS; }
 static bool slept(struct fixture *f) { return f->result == 0 && now_ns() - f->started >= QUICK_MS * MS; }
 static void none(struct fixture *f) { f->byte = 0; }
 
@@ -36,7 +36,7 @@ static long do_nanosleep_rem(struct fixture *f) { /* what is left is told, whoev
     struct timespec t = in_ms(how_long(f));
     struct timespec rem = {-1, -1};
     int result = nanosleep(&t, &rem);
-    if (result == -1 && (f->quick ? rem.tv_sec != 0 : rem.tv_sec < 30 || rem.tv_sec > 60)) {
+    if (result == -1 && (f->quick ? rem.tv_sec != 0 : rem.tv_sec < LONG_MS / 2000 || rem.tv_sec > LONG_MS / 1000)) {
         errno = EPROTO;
     }
     return result;
@@ -50,7 +50,7 @@ static long do_clock_nanosleep_abs(struct fixture *f) {
     return clock_nanosleep(CLOCK_REALTIME, TIMER_ABSTIME, &t, NULL);
 }
 static long do_usleep(struct fixture *f) { return usleep((useconds_t)how_long(f) * 1000); }
-static long do_sleep(struct fixture *f) { return (long)sleep(f->quick ? 1 : 60); }
+static long do_sleep(struct fixture *f) { return (long)sleep(f->quick ? 1 : LONG_MS / 1000); }
 
 /* ---- poll -------------------------------------------------------------------------------------------------------- */
 
@@ -67,7 +67,7 @@ static struct pollfd *many(struct fixture *f) {
     return set;
 }
 static long do_poll(struct fixture *f) { return poll(one(f), 1, -1); }
-static long do_poll_timed(struct fixture *f) { return poll(one(f), 1, 60000); }
+static long do_poll_timed(struct fixture *f) { return poll(one(f), 1, LONG_MS); }
 static long do_poll_many(struct fixture *f) { return poll(many(f), MANY, -1); }
 static long do_poll_none(struct fixture *f) { return poll(NULL, 0, (int)how_long(f)); }
 static long do_poll_chk(struct fixture *f) {
@@ -76,7 +76,7 @@ static long do_poll_chk(struct fixture *f) {
 static long do_ppoll(struct fixture *f) { return ppoll(one(f), 1, NULL, NULL); }
 static long do_ppoll_full(struct fixture *f) { /* blocks every signal: ours must come through */
     sigset_t full;
-    struct timespec t = in_ms(60000);
+    struct timespec t = in_ms(LONG_MS);
     sigfillset(&full);
     sigdelset(&full, SIGUSR2);
     return ppoll(one(f), 1, &t, &full);
@@ -115,7 +115,7 @@ static long do_select(struct fixture *f) {
 }
 static long do_select_timed(struct fixture *f) {
     fd_set set;
-    struct timeval t = {60, 0};
+    struct timeval t = {LONG_MS / 1000, 0};
     FD_ZERO(&set);
     FD_SET(f->a[0], &set);
     return select(f->a[0] + 1, &set, NULL, NULL, &t);
@@ -128,16 +128,13 @@ static long do_select_writers(struct fixture *f) { /* a set of ours is needed wh
     return result == 1 && !FD_ISSET(f->a[1], &set) ? -2 : result;
 }
 static long do_select_none(struct fixture *f) {
-    struct timeval t = {0, (suseconds_t)how_long(f) * 1000};
-    if (!f->quick) {
-        t = (struct timeval){60, 0};
-    }
+    struct timeval t = {how_long(f) / 1000, (suseconds_t)(how_long(f) % 1000) * 1000};
     return select(0, NULL, NULL, NULL, &t);
 }
 static long do_pselect(struct fixture *f) {
     fd_set set;
     sigset_t full;
-    struct timespec t = in_ms(60000);
+    struct timespec t = in_ms(LONG_MS);
     FD_ZERO(&set);
     FD_SET(f->a[0], &set);
     sigfillset(&full);
@@ -167,7 +164,7 @@ static long do_epoll_wait(struct fixture *f) {
 }
 static long do_epoll_timed(struct fixture *f) {
     struct epoll_event event;
-    return epoll_wait(f->b[0], &event, 1, 60000);
+    return epoll_wait(f->b[0], &event, 1, LONG_MS);
 }
 static long do_epoll_pwait(struct fixture *f) {
     struct epoll_event event;
@@ -178,7 +175,7 @@ static long do_epoll_pwait(struct fixture *f) {
 }
 static long do_epoll_pwait2(struct fixture *f) {
     struct epoll_event event;
-    struct timespec t = in_ms(60000);
+    struct timespec t = in_ms(LONG_MS);
     return epoll_pwait2(f->b[0], &event, 1, &t, NULL);
 }
 
@@ -191,11 +188,11 @@ static bool took_token(struct fixture *f) {
     return f->result == 0 && sem_getvalue(&f->sem, &value) == 0 && value == 0;
 }
 static long do_sem_timedwait(struct fixture *f) {
-    struct timespec t = after_ms(CLOCK_REALTIME, 60000);
+    struct timespec t = after_ms(CLOCK_REALTIME, LONG_MS);
     return sem_timedwait(&f->sem, &t);
 }
 static long do_sem_clockwait(struct fixture *f) {
-    struct timespec t = after_ms(CLOCK_MONOTONIC, 60000);
+    struct timespec t = after_ms(CLOCK_MONOTONIC, LONG_MS);
     return sem_clockwait(&f->sem, CLOCK_MONOTONIC, &t);
 }
 

@@ -120,27 +120,30 @@ static int other_processes(void *arg) {
 enum { RAISERS = 4 };
 
 static void *raises(void *arg) {
-    unsigned rounds = *(unsigned *)arg;
-    for (unsigned i = 0; i < rounds; i++) {
+    _Atomic unsigned *raised = arg;
+    int64_t since = now_ns();
+    unsigned count = 0;
+    for (; stress_goes_on(count, 200000, since); count++) {
         raise(SIGURG);
     }
+    *raised += count;
     return NULL;
 }
 
 static int at_once(void *arg) {
     struct worker w;
     pthread_t threads[RAISERS];
-    unsigned rounds = stress_count(200000);
+    _Atomic unsigned raised = 0;
     (void)arg;
     count_signal(SIGURG, 0);
     worker_start(&w, true);
     for (int i = 0; i < RAISERS; i++) {
-        EXPECT(pthread_create(&threads[i], NULL, raises, &rounds) == 0);
+        EXPECT(pthread_create(&threads[i], NULL, raises, &raised) == 0);
     }
     for (int i = 0; i < RAISERS; i++) {
         EXPECT(pthread_join(threads[i], NULL) == 0);
     }
-    EXPECT(signals_seen == (int)(rounds * RAISERS));
+    EXPECT(signals_seen == (int)raised);
     EXPECT(breaks(&w) == 0);
     worker_stop(&w);
     return 0;

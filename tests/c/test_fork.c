@@ -132,7 +132,6 @@ static void while_interrupting(void **state) {
     static struct fork_job jobs[3];
     static int ends[2];
     pthread_t waker;
-    unsigned rounds = stress_count(30);
     (void)state;
     assert_int_equal(pipe(ends), 0);
     int fds = fds_of_a_child(); /* what all may have: no pipes of ours */
@@ -144,7 +143,8 @@ static void while_interrupting(void **state) {
     for (int i = 0; i < 3; i++) {
         worker_start(&w[i], i > 0);
     }
-    for (unsigned round = 0; round < rounds; round++) {
+    int64_t start = now_ns();
+    for (unsigned round = 0; stress_goes_on(round, 30, start); round++) {
         for (int i = 0; i < 3; i++) {
             jobs[i] = (struct fork_job){.fds = fds, .attached = i > 0};
             worker_give(&w[i], forks, &jobs[i]);
@@ -157,6 +157,9 @@ static void while_interrupting(void **state) {
             }
         }
     }
+    for (int64_t since = now_ns(); broken == 0; breathe()) {
+        check_patience(since, "one that was broken");
+    }
     over = true;
     for (int i = 0; i < 3; i++) {
         worker_stop(&w[i]);
@@ -168,7 +171,6 @@ static void while_interrupting(void **state) {
             breathe();
         }
     }
-    assert_true(broken > 0);
     close(ends[0]);
     close(ends[1]);
 }
@@ -188,9 +190,11 @@ static int64_t on_running(struct itr_slot *slot, itr_ref ref, uint32_t tries) {
     return 0;
 }
 
+/* The fork has begun, and waits for the monitor to end. */
 static void *lets_go(void *arg) {
-    struct timespec moment = {0, 20000000}; /* the fork below has begun by then */
-    nanosleep(&moment, NULL);
+    for (int64_t since = now_ns(); task_state(getpid()) != 'S' && now_ns() - since < PATIENCE_NS;) {
+        breathe();
+    }
     held = false;
     return arg;
 }
@@ -285,7 +289,6 @@ static int nothing_is_left(void *arg) {
 static void amid_comings_and_goings(void **state) {
     static pthread_t threads[THREADS];
     static int ends[2];
-    unsigned rounds = stress_count(2000); /* one in 600 hits something */
     (void)state;
     assert_int_equal(pipe(ends), 0);
     int fds = fds_of_a_child();
@@ -293,7 +296,8 @@ static void amid_comings_and_goings(void **state) {
     for (int i = 0; i < THREADS; i++) {
         assert_int_equal(pthread_create(&threads[i], NULL, comes_and_goes, ends), 0);
     }
-    for (unsigned round = 0; round < rounds; round++) {
+    int64_t start = now_ns();
+    for (unsigned round = 0; stress_goes_on(round, 2000, start); round++) { /* one in 600 hits something */
         in_child(nothing_is_left, &fds);
     }
     over = true;

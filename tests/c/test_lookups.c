@@ -225,9 +225,8 @@ static void storm(void **state) {
     }
     int64_t since = now_ns();
     for (unsigned i = 0; i < rounds || ended[0] == 0 || ended[1] == 0; i++) { /* both, if it takes longer */
-        if (i >= rounds) {
-            check_patience(since, "completed and broken");
-        }
+        since = i <= rounds ? now_ns() : since;
+        check_patience(since, "completed and broken");
         slow_open = next_random(&random) % 2 == 0;
         spin_ns((int64_t)(next_random(&random) % 200000));
         itr_interrupt(all[next_random(&random) % STORM]);

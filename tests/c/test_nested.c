@@ -50,14 +50,14 @@ static int in_epoll_pwait2(const sigset_t *mask) {
 }
 /* These go on: nothing is let in that would not come anyway. */
 static int in_ppoll_same(const sigset_t *mask) {
-    struct timespec t = {PATIENCE_NS / 1000000000, 0};
+    struct timespec t = {LONG_MS / 1000, 0};
     pthread_sigmask(SIG_SETMASK, mask, NULL);
     return ppoll(NULL, 0, &t, mask);
 }
 static int in_poll(const sigset_t *mask) {
     struct pollfd one = {.fd = ends[0], .events = POLLIN};
     pthread_sigmask(SIG_SETMASK, mask, NULL);
-    return poll(&one, 1, PATIENCE_NS / 1000000);
+    return poll(&one, 1, LONG_MS);
 }
 
 #define SUSPENDED(name, error)                                                                                         \
@@ -117,8 +117,8 @@ static void handler_and_stale_wake_up(void **state) {
             for (int64_t since = now_ns(); signals_seen == before; breathe()) {
                 check_patience(since, "the handler");
             }
-            while (worker_busy(&w) && task_state(w.tid) != 'S') {
-                breathe();
+            for (int64_t since = now_ns(); worker_busy(&w) && task_state(w.tid) != 'S'; breathe()) {
+                check_patience(since, suspended[i].name);
             }
             assert_int_equal(itr_interrupt(w.thread), ITR_OK);
         }
@@ -257,7 +257,7 @@ static void parks_below(void *arg) {
     stack_t alternate = {.ss_sp = memory, .ss_size = sizeof memory};
     struct pollfd none = {.fd = -1};
     sigaltstack(&alternate, NULL);
-    j->error = poll(&none, 1, 20000) == -1 ? errno : 0;
+    j->error = poll(&none, 1, LONG_MS) == -1 ? errno : 0;
     alternate.ss_flags = SS_DISABLE;
     sigaltstack(&alternate, NULL);
 }

@@ -239,12 +239,11 @@ static int limit(void *arg) {
     EXPECT(pipe(ends) == 0);
     p.fd = ends[0];
     worker_start(&w, true);
+    int stat = open_task_stat(w.tid); /* there is none to be had for it later */
+    EXPECT(stat >= 0);
     int failed = has_pipe ? works(&w, &p, ends[1]) : 0;
     EXPECT(failed == 0);
-    struct rlimit few = {has_pipe ? 20 : 5, has_pipe ? 20 : 5}; /* still some for the look into /proc */
-    if (!has_pipe) {
-        few.rlim_cur = few.rlim_max = 6;
-    }
+    struct rlimit few = {has_pipe ? 20 : 6, has_pipe ? 20 : 6};
     EXPECT(setrlimit(RLIMIT_NOFILE, &few) == 0);
     while (!has_pipe && dup(ends[0]) >= 0) {
     }
@@ -252,10 +251,9 @@ static int limit(void *arg) {
     for (int i = 0; i < 2; i++) {
         p.by_select = i == 1;
         worker_give(&w, wait_ready, &p);
-        for (struct itr_where where = {.call = NULL}; where.call == NULL; breathe()) {
+        for (struct itr_where where = {.call = NULL}; where.call == NULL || task_state_from(stat) != 'S'; breathe()) {
             EXPECT(itr_where(w.thread, &where) == ITR_OK);
         }
-        breathe();
         EXPECT(itr_interrupt(w.thread) == ITR_OK);
         worker_wait(&w);
         EXPECT(p.result == -1);

@@ -69,7 +69,7 @@ static bool mq_get(number *n) { return whole(mq_receive(mq, (char *)n, sizeof *n
 static bool take(sem_t *sem) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
-    t.tv_sec += 60;
+    t.tv_sec += LONG_MS / 1000;
     return sem_clockwait(sem, CLOCK_MONOTONIC, &t) == 0;
 }
 static bool sem_put(number n) {
@@ -133,18 +133,13 @@ static bool make_pipes(void) { return pipe(ends) == 0 && fcntl(ends[1], F_SETPIP
 static bool make_sockets(void) { return socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0; }
 static bool make_msg(void) { return (id = msgget(IPC_PRIVATE, 0600)) >= 0; }
 static bool make_mq(void) {
-    struct mq_attr attr = {.mq_maxmsg = 4, .mq_msgsize = sizeof(number)};
-    char name[32];
-    snprintf(name, sizeof name, "/itr-race-%d", getpid());
-    mq = mq_open(name, O_CREAT | O_RDWR, 0600, &attr);
-    mq_unlink(name);
-    return mq >= 0;
+    mq = scratch_queue(4, sizeof(number));
+    return true;
 }
 static bool make_sems(void) { return sem_init(&full, 0, 0) == 0 && sem_init(&empty, 0, 1) == 0; }
 static bool make_semop(void) { return (id = semget(IPC_PRIVATE, 2, 0600)) >= 0 && semop_one(0, 1); }
 static bool make_listener(void) {
-    snprintf(address.sun_path, sizeof address.sun_path, "/tmp/itr-race-%d", getpid());
-    unlink(address.sun_path);
+    scratch_path(address.sun_path, sizeof address.sun_path);
     ends[0] = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     return bind(ends[0], (struct sockaddr *)&address, sizeof address) == 0 && listen(ends[0], 1) == 0;
 }
@@ -162,6 +157,7 @@ static void unmake(void) {
     id = -1;
     if (address.sun_path[0] != '\0') {
         unlink(address.sun_path);
+        address.sun_path[0] = '\0';
     }
 }
 
@@ -319,8 +315,7 @@ static void connect_resumed(void **state) {
     pthread_kill(w.thread, api->signal_number());
     atomic_fetch_and(&slot->park, ~ITR_PARK_WAKING);
     api->unlock(slot);
-    breathe();
-    await_parked(w.thread, "connect");
+    await_parked(w.thread, "connect"); /* again: from the signal on it was not asleep */
     close(accept(ends[0], NULL, NULL));
     worker_wait(&w);
     assert_int_equal(c.result, 0);

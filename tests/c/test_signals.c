@@ -121,13 +121,14 @@ static int storm(void *arg) {
     struct worker w;
     struct reader r = {.result = 0};
     uint64_t seed = stress_seed();
-    int rounds = (int)stress_count(2000);
+    int rounds = 0;
     (void)arg;
     EXPECT(pipe(r.ends) == 0);
     count_signal(SIGUSR1, SA_RESTART);
     worker_start(&w, true);
     worker_give(&w, read_often, &r);
-    for (int i = 1; i <= rounds; i++) {
+    for (int64_t start = now_ns(); stress_goes_on((unsigned)rounds, 500, start);) {
+        rounds++;
         spin_ns((int64_t)(next_random(&seed) % 20000));
         bool first = next_random(&seed) % 2 == 0;
         if (first) {
@@ -137,7 +138,7 @@ static int storm(void *arg) {
         if (!first) {
             pthread_kill(w.thread, SIGUSR1);
         }
-        for (int64_t since = now_ns(); r.seen < i;) {
+        for (int64_t since = now_ns(); r.seen < rounds;) {
             EXPECT(r.result == 0 && now_ns() - since < PATIENCE_NS);
         }
     }

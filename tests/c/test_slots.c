@@ -19,23 +19,44 @@ static struct {
     _Atomic bool go, attached, quit;
 } meeting;
 
+/* Whoever waits sleeps: one that yields waits for the time slices of all others. A condition variable's wait is not
+ * interposed, so it is no park of whoever is attached. */
+static pthread_mutex_t told_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t told = PTHREAD_COND_INITIALIZER;
+#define TELL(what, value)                                                                                              \
+    do {                                                                                                               \
+        pthread_mutex_lock(&told_lock);                                                                                \
+        (what) = (value);                                                                                              \
+        pthread_cond_broadcast(&told);                                                                                 \
+        pthread_mutex_unlock(&told_lock);                                                                              \
+    } while (0)
+#define AWAIT(what)                                                                                                    \
+    do {                                                                                                               \
+        pthread_mutex_lock(&told_lock);                                                                                \
+        while (!(what)) {                                                                                              \
+            pthread_cond_wait(&told, &told_lock);                                                                      \
+        }                                                                                                              \
+        pthread_mutex_unlock(&told_lock);                                                                              \
+    } while (0)
+
 static void pause_for(unsigned steps) {
     for (volatile unsigned i = 0; i < steps; i++) {
     }
 }
 
 static void *attaches_itself(void *attaches) {
-    meeting.tid = (pid_t)syscall(SYS_gettid);
-    while (!meeting.go) {
-        sched_yield();
+    TELL(meeting.tid, (pid_t)syscall(SYS_gettid));
+    for (int i = 0; !meeting.go; i++) { /* to the instruction: the other one sets it and is off */
+        if (i > 10000) {
+            sched_yield();
+        }
     }
     if (attaches != NULL) {
         pause_for(meeting.delay);
-        meeting.attached = itr_attach() == ITR_OK;
+        bool attached = itr_attach() == ITR_OK;
+        TELL(meeting.attached, attached);
     }
-    while (!meeting.quit) {
-        sched_yield();
-    }
+    AWAIT(meeting.quit);
     return NULL;
 }
 
@@ -44,14 +65,13 @@ static pthread_t meet(bool attaches) {
     meeting.tid = 0;
     meeting.go = meeting.attached = meeting.quit = false;
     assert_int_equal(pthread_create(&thread, NULL, attaches_itself, attaches ? &meeting : NULL), 0);
-    while (meeting.tid == 0) {
-        sched_yield();
-    }
+    AWAIT(meeting.tid != 0);
     return thread;
 }
 
 static void part(pthread_t thread) {
-    meeting.go = meeting.quit = true;
+    meeting.go = true;
+    TELL(meeting.quit, true);
     assert_int_equal(pthread_join(thread, NULL), 0);
 }
 
@@ -60,17 +80,16 @@ static void from_both_sides(void **state) {
     const struct itr_stub_api *api = itr_stub_api();
     uint64_t seed = stress_seed();
     unsigned stale = 0, not_adopted = 0;
+    int64_t since = now_ns();
     (void)state;
-    for (unsigned round = stress_count(10000); round > 0; round--) {
+    for (unsigned round = 0; stress_goes_on(round, 10000, since); round++) {
         pthread_t thread = meet(true);
         meeting.delay = (unsigned)next_random(&seed) % 400;
         unsigned delay = (unsigned)next_random(&seed) % 400;
         meeting.go = true;
         pause_for(delay);
         itr_ref ref = api->attach_other(thread, meeting.tid);
-        while (!meeting.attached) {
-            sched_yield();
-        }
+        AWAIT(meeting.attached);
         struct itr_slot *slot = api->lock_ref(ref);
         if (slot == NULL) {
             stale++; /* what is recorded there is lost */
@@ -93,8 +112,9 @@ static void released_once(void **state) {
     uint64_t seed = stress_seed();
     static char nobody[2]; /* two addresses that are no thread's, attached anew each round */
     unsigned reused = 0;
+    int64_t since = now_ns();
     (void)state;
-    for (unsigned round = stress_count(10000); round > 0; round--) {
+    for (unsigned round = 0; stress_goes_on(round, 10000, since); round++) {
         pthread_t dead = meet(false);
         assert_true(api->attach_other(dead, meeting.tid) != 0);
         part(dead);
@@ -105,16 +125,14 @@ static void released_once(void **state) {
         meeting.go = true;
         pause_for(delay);
         (void)api->attach_other(thread, meeting.tid);
-        while (!meeting.attached) {
-            sched_yield();
-        }
+        AWAIT(meeting.attached);
         itr_ref refs[3] = {api->attach_other(thread, meeting.tid),
                            api->attach_other((pthread_t)&nobody[0], (pid_t)(0x40000000u + round)),
                            api->attach_other((pthread_t)&nobody[1], (pid_t)(0x40000000u + round))};
         for (int i = 0; i < 3; i++) {
             for (int j = 0; j < i; j++) {
                 if (refs[i] >> 32 == refs[j] >> 32) {
-                    fail_msg("%u rounds to go: two threads were given slot %u", round, (unsigned)(refs[i] >> 32));
+                    fail_msg("round %u: two threads were given slot %u", round, (unsigned)(refs[i] >> 32));
                 }
             }
         }
@@ -129,9 +147,7 @@ static void live_slot_stays(void **state) {
     (void)state;
     pthread_t thread = meet(true);
     meeting.go = true;
-    while (!meeting.attached) {
-        sched_yield();
-    }
+    AWAIT(meeting.attached);
     itr_ref ref = api->attach_other(thread, meeting.tid);
     assert_true(api->attach_other(thread, 0) == ref);
     assert_true(api->attach_other(thread, meeting.tid + 1) == ref);

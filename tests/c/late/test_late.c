@@ -94,6 +94,7 @@ struct job {
 static void *run(void *arg) {
     struct job *job = arg;
     shim.attach();
+    job->tid = (pid_t)syscall(SYS_gettid);
     atomic_store_explicit(&job->begun, true, memory_order_release);
     job->first = job->read(ends[0]);
     shim.clear();
@@ -117,14 +118,32 @@ static void assert_broken(int (*function)(int fd)) {
     assert_int_equal(job.first, ECANCELED);
 }
 
+/* Asleep in the kernel. */
+static bool sleeps(pid_t tid) {
+    char path[64];
+    char text[256] = "";
+    snprintf(path, sizeof path, "/proc/self/task/%d/stat", tid);
+    FILE *file = fopen(path, "re");
+    bool got = file != NULL && fgets(text, sizeof text, file) != NULL;
+    if (file != NULL) {
+        fclose(file);
+    }
+    const char *name_ends = strrchr(text, ')');
+    return got && name_ends != NULL && strncmp(name_ends, ") S", 3) == 0;
+}
+
+static void await_asleep(const struct job *job) {
+    while (!atomic_load_explicit(&job->begun, memory_order_acquire) || !sleeps(job->tid)) {
+        sched_yield();
+    }
+}
+
 /* It reads, and nobody can tell that it waits. */
 static void assert_untouched(int (*function)(int fd)) {
     struct job job = {.read = function};
     pthread_t thread;
     assert_int_equal(pthread_create(&thread, NULL, run, &job), 0);
-    while (!atomic_load_explicit(&job.begun, memory_order_acquire)) {
-        sched_yield();
-    }
+    await_asleep(&job);
     assert_false(is_parked(thread));
     assert_int_equal(write(ends[1], "x", 1), 1);
     pthread_join(thread, NULL);
@@ -305,20 +324,6 @@ static void what_is_being_loaded_is_bound_when_it_is_complete(void **state) {
     }
 }
 
-/* Asleep in the kernel. */
-static bool sleeps(pid_t tid) {
-    char path[64];
-    char text[256] = "";
-    snprintf(path, sizeof path, "/proc/self/task/%d/stat", tid);
-    FILE *file = fopen(path, "re");
-    bool got = file != NULL && fgets(text, sizeof text, file) != NULL;
-    if (file != NULL) {
-        fclose(file);
-    }
-    const char *name_ends = strrchr(text, ')');
-    return got && name_ends != NULL && strncmp(name_ends, ") S", 3) == 0;
-}
-
 static void *run_twice(void *arg) {
     struct job *job = arg;
     shim.attach();
@@ -336,9 +341,7 @@ static void a_thread_that_waits_already_is_covered_from_its_next_call(void **sta
     struct job job = {.read = readers[0].read};
     pthread_t thread;
     assert_int_equal(pthread_create(&thread, NULL, run_twice, &job), 0);
-    while (!atomic_load_explicit(&job.begun, memory_order_acquire) || !sleeps(job.tid)) {
-        sched_yield();
-    }
+    await_asleep(&job);
     assert_true(shim.bind() > 0);
     assert_false(is_parked(thread));
     assert_int_equal(write(ends[1], "x", 1), 1);
