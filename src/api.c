@@ -256,6 +256,7 @@ EXPORT const struct itr_stub_api *itr_stub_api(void) {
         .signal_ours = itr_signals_ours,
         .monitor_runs = itr_monitor_runs,
         .monitor_error = itr_monitor_error,
+        .settle = itr_park_settle,
         .signals_block = itr_signals_block,
         .signals_restore = itr_signals_restore,
     };

@@ -56,6 +56,8 @@ struct itr_stub_api {
     bool (*signal_ours)(void);
     bool (*monitor_runs)(void);
     int (*monitor_error)(void);
+    /* Leaving an exact call, with slot->nudge set: itr_park_settle(). */
+    void (*settle)(struct itr_slot *slot);
     /* Around the start of a thread that is to take no signals. */
     void (*signals_block)(uint64_t *before);
     void (*signals_restore)(const uint64_t *before);

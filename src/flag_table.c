@@ -149,6 +149,10 @@ static void begin_life(struct itr_slot *slot, pthread_t thread, pid_t tid, bool 
     slot->fake_clock = slot->join_row = slot->strict = slot->unbreakable = slot->until_kept = slot->making_pipe = false;
     slot->until_ns = 0;
     slot->wake_fails = 0;
+    slot->nudged = 0;
+    atomic_store_explicit(&slot->nudge, ITR_NUDGE_NONE, memory_order_relaxed);
+    atomic_store_explicit(&slot->nudges, 0, memory_order_relaxed);
+    /* Not `exacts`: a number that it had in an earlier life would look like no progress. */
     slot->program_blocks = false;
     atomic_store_explicit(&slot->live, 1, memory_order_release);
     slot->hash_next = buckets[bucket_of(thread)];
@@ -356,6 +360,7 @@ void itr_table_after_fork(bool child) {
             atomic_fetch_and_explicit(&slot->park, ~ITR_PARK_WAKING, memory_order_relaxed);
             atomic_store_explicit(&slot->sig_seen, atomic_load_explicit(&slot->sig_sent, memory_order_relaxed),
                                   memory_order_relaxed);
+            atomic_store_explicit(&slot->nudge, ITR_NUDGE_NONE, memory_order_relaxed);
             continue;
         }
         if (atomic_load_explicit(&slot->live, memory_order_relaxed) != 0) {

@@ -33,6 +33,11 @@ enum itr_kind {
 #define ITR_PENDING_API 1u /* itr_interrupt(): a bit, so it coalesces */
 #define ITR_PENDING_PY 2u  /* the CPython stub has records queued */
 
+/* slot->nudge (unseen.c). */
+#define ITR_NUDGE_NONE 0u
+#define ITR_NUDGE_BEGUN 1u /* somebody looks whether to send one: who parks or leaves the exact call waits for that */
+#define ITR_NUDGE_SENT 2u  /* one was sent; the target has not taken note of it */
+
 /* slot->exact: classes of calls (enum itr_class) that the exact call in progress lets us end, plus this bit. */
 #define ITR_IN_EXACT 0x80000000u
 
@@ -46,6 +51,9 @@ struct itr_slot {
     _Atomic uint32_t foreign_done; /* what is pending has already broken one foreign call */
     _Atomic uint32_t sig_sent;     /* wake-up signals sent, written under lock */
     _Atomic uint32_t sig_seen;     /* ... and handled, written by the target's handler */
+    _Atomic uint32_t nudge;        /* ITR_NUDGE_* */
+    _Atomic uint32_t exacts;       /* exact calls begun so far */
+    uint32_t nudged;               /* target: wake-ups that came in the current exact call while it was not parked */
     uint32_t broken;               /* target: parks of the current exact call that were broken */
     int break_errno;               /* target: errno of a broken read or write in this exact call (TLS wants EAGAIN) */
     bool fake_clock;               /* target: the next clock_gettime reports a far future (Thread.join, 3.13+) */
@@ -99,6 +107,10 @@ struct itr_slot {
     uint32_t tries;
     int64_t next_ns;
     uint32_t wake_fails;
+    uint64_t still_parks; /* unseen.c: what was so when it was seen first in this exact call, */
+    uint32_t still_exacts, still_binds;
+    int64_t still_cpu_ns, still_since_ns; /* ... and how long it has used no CPU time */
+    _Atomic uint32_t nudges;              /* sent since then */
 
     /* -- the CPython stub's
      * ---------------------------------------------------------------------------------------------- */

@@ -15,6 +15,7 @@
 #include "late_bind.h"
 
 #include "interruptible.h"
+#include "monitor.h"
 #include "preload.h"
 #include "settled.h"
 
@@ -49,6 +50,19 @@ static bool complete; /* ... and everything that was there then is bound */
 
 bool itr_late_wanted(void) { return wanted; }
 int itr_late_bound(void) { return __atomic_load_n(&bound, __ATOMIC_RELAXED); }
+
+bool itr_late_hold(void) {
+    if (pthread_mutex_trylock(&bind_lock) != 0) {
+        return false;
+    }
+    bool held = wanted || itr_preloaded();
+    if (!held) {
+        pthread_mutex_unlock(&bind_lock);
+    }
+    return held;
+}
+
+void itr_late_release(void) { pthread_mutex_unlock(&bind_lock); }
 
 void itr_late_before_fork(void) { pthread_mutex_lock(&bind_lock); }
 
@@ -375,6 +389,9 @@ int itr_late_bind(void) {
         __atomic_store_n(&bound, pass.total, __ATOMIC_RELAXED);
     }
     pthread_mutex_unlock(&bind_lock);
+    if (pass.changed > 0) {
+        itr_monitor_rush();
+    }
     return pass.changed;
 }
 

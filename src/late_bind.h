@@ -19,5 +19,9 @@ void itr_late_after_fork(bool child);
 /* Slots that point at the wrappers now. */
 int itr_late_bound(void);
 bool itr_late_wanted(void);
+/* Do calls go to the wrappers now, preloaded or bound? If so, nobody unbinds them before itr_late_release(). Does not
+ * wait: false also while somebody binds. */
+bool itr_late_hold(void);
+void itr_late_release(void);
 
 #endif

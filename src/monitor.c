@@ -3,6 +3,7 @@
 #include "park.h"
 #include "preload.h"
 #include "signals.h"
+#include "unseen.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -122,6 +123,28 @@ void itr_monitor_watch(itr_ref ref, enum itr_wake woken) {
     pthread_mutex_unlock(&monitor_lock);
 }
 
+void itr_monitor_rush(void) {
+    itr_unseen_bound();
+    /* Who starts the monitor holds the lock, and libc may want the linker's for that, which our caller may hold. Then
+     * it is awake, or comes by itself within a second. */
+    if (pthread_mutex_trylock(&monitor_lock) != 0) {
+        return;
+    }
+    int64_t now = watch_head == 0 ? 0 : itr_now_ns();
+    for (uint32_t next = watch_head; next != 0; next = itr_slot_at(next - 1)->watch_next) {
+        struct itr_slot *slot = itr_slot_at(next - 1);
+        slot->tries = 0;
+        slot->next_ns = now;
+    }
+    if (watch_head != 0 && now < asleep_until) {
+        asleep_until = now;
+        if (!alarmed || !set_alarm(now)) {
+            pthread_cond_signal(&monitor_cond);
+        }
+    }
+    pthread_mutex_unlock(&monitor_lock);
+}
+
 static int64_t backoff(uint32_t tries) {
     if (tries > LONG_TRIES) {
         return LAST_NS;
@@ -163,7 +186,9 @@ static int64_t look(struct itr_slot *slot, uint32_t tries) {
     int64_t (*on_running)(struct itr_slot *, itr_ref, uint32_t) =
         atomic_load_explicit(&itr_on_running, memory_order_acquire);
     int64_t delay = on_running == NULL ? 0 : on_running(slot, ref, tries);
-    return delay > 0 ? delay : backoff(tries);
+    delay = delay > 0 ? delay : backoff(tries);
+    int64_t unseen = itr_unseen_look(slot, ref);
+    return unseen > 0 && unseen < delay ? unseen : delay;
 }
 
 static void sleep_until(int64_t when) {

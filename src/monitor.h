@@ -9,6 +9,9 @@
 
 /* Watch `slot` (not locked by the caller) until nothing is pending for it. `woken`: what was done to wake it. */
 void itr_monitor_watch(itr_ref ref, enum itr_wake woken);
+/* Calls were bound that were not before: look at everything that is watched. Also called from constructors, with the
+ * linker's lock held. */
+void itr_monitor_rush(void);
 /* Stop and join the thread; it starts again by itself when something is watched. */
 void itr_monitor_stop(void);
 void itr_monitor_after_fork(bool child);

@@ -12,7 +12,11 @@
  *
  * No wake-up outlives its park. The target can leave only by a CAS from the bare word, which fails while WAKING is set,
  * so when it has left no waker is between its CAS and its signal; and it then waits until its own handler has run for
- * the last signal that was sent, and empties the pipe. What comes later was not sent by us. */
+ * the last signal that was sent, and empties the pipe. What comes later was not sent by us.
+ *
+ * A signal may also be sent to a thread that is not parked, but waits in an exact call where nobody sees it (unseen.c).
+ * That one ends no park either: whoever announces one looks behind that whether such a signal was sent, and lets it
+ * come before the libc call is made. */
 #include "park.h"
 
 #include "foreign.h"
@@ -165,6 +169,44 @@ static bool take_break(struct itr_park *p) {
     return true;
 }
 
+/* The signal is pending for this very thread: the next return from the kernel handles it. The bound is for a handler
+ * that another runtime has replaced, or a mask set by a raw syscall. */
+static void await_handler(struct itr_slot *slot, uint32_t sent) {
+    if (sent == atomic_load_explicit(&slot->sig_seen, memory_order_relaxed)) {
+        return;
+    }
+    for (int i = 0; i < 1000; i++) {
+        sched_yield();
+        if (sent == atomic_load_explicit(&slot->sig_seen, memory_order_relaxed)) {
+            break;
+        }
+    }
+    atomic_store_explicit(&slot->sig_seen, sent, memory_order_relaxed);
+}
+
+/* Against nudge() in unseen.c, which stores BEGUN and then loads what this thread has stored before it came here: the
+ * park word, or what exact call it is in. Each is seq_cst, so either it saw that and has sent nothing, or this thread
+ * sees BEGUN, and waits for what becomes of it. */
+void itr_park_settle(struct itr_slot *slot) {
+    for (;;) {
+        uint32_t nudge = atomic_load_explicit(&slot->nudge, memory_order_acquire);
+        if (nudge == ITR_NUDGE_NONE) {
+            return;
+        }
+        if (nudge == ITR_NUDGE_BEGUN) {
+            sched_yield();
+            continue;
+        }
+        await_handler(slot, atomic_load_explicit(&slot->sig_sent, memory_order_acquire));
+        /* Fails when another look has begun meanwhile, which sends nothing and puts back what it found. */
+        if (atomic_compare_exchange_strong_explicit(&slot->nudge, &nudge, ITR_NUDGE_NONE, memory_order_acq_rel,
+                                                    memory_order_relaxed)) {
+            slot->nudged++;
+            return;
+        }
+    }
+}
+
 /* Make the park word 0 again, and every wake-up sent for it past. Keeps errno. */
 static void unannounce(struct itr_park *p) {
     struct itr_slot *slot = p->slot;
@@ -187,17 +229,7 @@ static void unannounce(struct itr_park *p) {
     if (sent != p->sent_before) {
         p->woken = true;
     }
-    if (sent != atomic_load_explicit(&slot->sig_seen, memory_order_relaxed)) {
-        /* The signal is pending for this very thread: the next return from the kernel handles it. The bound is for a
-         * handler that another runtime has replaced, or a mask set by a raw syscall. */
-        for (int i = 0; i < 1000; i++) {
-            sched_yield();
-            if (sent == atomic_load_explicit(&slot->sig_seen, memory_order_relaxed)) {
-                break;
-            }
-        }
-        atomic_store_explicit(&slot->sig_seen, sent, memory_order_relaxed);
-    }
+    await_handler(slot, sent);
     if (atomic_load_explicit(&slot->piped, memory_order_relaxed)) {
         p->woken = true;
         atomic_store_explicit(&slot->piped, false, memory_order_relaxed);
@@ -228,6 +260,11 @@ static bool announce(struct itr_park *p) {
     p->sent_before = atomic_load_explicit(&p->slot->sig_sent, memory_order_relaxed);
     /* A waker that sees this word sees the deadline too, and pulls that one. */
     atomic_store_explicit(&p->slot->park, p->word, memory_order_seq_cst);
+    if (__builtin_expect(atomic_load_explicit(&p->slot->nudge, memory_order_seq_cst) != ITR_NUDGE_NONE, 0)) {
+        /* `sent_before` may be of before it: then an early return is taken for a waker's, and the call is made again.
+         */
+        itr_park_settle(p->slot);
+    }
     /* Who is told EINTR is told so by the kernel, when the call really waits: libzmq aborts when a read of what is
      * readable fails, and a connect that was never issued looks connected to whoever then polls for it. The monitor
      * sees to it that the signal comes. */

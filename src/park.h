@@ -85,6 +85,10 @@ bool itr_park_enter_until(struct itr_park *p, struct timespec deadline);
  * interrupt. Keeps errno. */
 bool itr_park_leave(struct itr_park *p, bool ended);
 
+/* A thread that parks or leaves an exact call, and finds slot->nudge set: no wake-up that was sent while it was not
+ * parked is on its way when this returns. */
+void itr_park_settle(struct itr_slot *slot);
+
 /* errno of a broken call: ECANCELED, or EINTR for foreign callers, or what the exact call asked for. */
 int itr_break_errno(const struct itr_park *p);
 

@@ -181,11 +181,14 @@ static PyObject *core_last_delivered_is(PyObject *self, PyObject *exc) {
 static PyObject *core_install(PyObject *self, PyObject *unused) {
     (void)self;
     (void)unused;
+    if (!itr_exact_installed()) { /* first, so that no exact call begins with libc's own functions in the slots */
+        itr_check_signals_bind();
+        itr_api->bind();
+    }
     if (itr_exact_install() != 0) {
         return NULL;
     }
-    itr_check_signals_bind();
-    itr_api->bind();
+    itr_api->bind(); /* what was imported for it */
     Py_RETURN_NONE;
 }
 

@@ -108,6 +108,7 @@ struct itr_thread {
     uint64_t asked_parks;          /* ... has waited that often so far, */
     int64_t asked_since_ns;        /* ... and goes on asking since */
     uint64_t exact_count;          /* exact calls left so far */
+    bool nudged;                   /* the last of them may have ended because of a wake-up outside of a park */
     uint64_t calls_count;          /* ... when calls_since_ns was set */
     int64_t look_after_ns;         /* the stack was walked in vain: no look before that */
     int64_t starved_since_ns;      /* no place but such as hold a result since, */

@@ -66,7 +66,7 @@ PyObject *itr_dispatch_join(const struct itr_call *c, struct itr_thread *t);
  * --------------------------------------------------------------------------------------------------- */
 
 struct itr_exact {
-    uint32_t exact, broken;
+    uint32_t exact, broken, nudged;
     const void *frame, *tstate;
     int break_errno;
     bool join_row, unbreakable, until_kept;
@@ -75,7 +75,8 @@ struct itr_exact {
     void *on_break_arg;
 };
 void itr_exact_enter(struct itr_thread *t, const struct itr_row *row, struct itr_exact *outer);
-/* How often the call was broken. Asks for the injector when something is pending. */
+/* How often the call was broken; t->nudged: whether a wake-up ended a wait of its that nobody saw (unseen.c). Asks for
+ * the injector when something is pending. */
 uint32_t itr_exact_leave(struct itr_thread *t, const struct itr_exact *outer);
 
 /* Something is pending: raise it here, unless a mask or the place forbids it. True: an exception is set. `broken`: the

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <netdb.h>
 #include <string.h>
+#include <sys/socket.h>
 
 bool itr_row_is_suspended(const struct itr_slot *slot) {
     /* Python code inside the call (__del__, GC, a callback) has a frame of its own. The thread's own state: no GIL
@@ -29,6 +30,7 @@ void itr_exact_enter(struct itr_thread *t, const struct itr_row *row, struct itr
     struct itr_slot *slot = t->slot;
     *outer = (struct itr_exact){.exact = atomic_load_explicit(&slot->exact, memory_order_relaxed),
                                 .broken = slot->broken,
+                                .nudged = slot->nudged,
                                 .frame = slot->frame,
                                 .tstate = slot->tstate,
                                 .break_errno = slot->break_errno,
@@ -38,7 +40,7 @@ void itr_exact_enter(struct itr_thread *t, const struct itr_row *row, struct itr
                                 .until_ns = slot->until_ns,
                                 .on_break = slot->on_break,
                                 .on_break_arg = slot->on_break_arg};
-    slot->broken = 0;
+    slot->broken = slot->nudged = 0;
     slot->tstate = t->tstate;
     slot->frame = itr_frame_now(t->tstate);
     slot->break_errno = 0;
@@ -46,7 +48,10 @@ void itr_exact_enter(struct itr_thread *t, const struct itr_row *row, struct itr
     slot->until_ns = 0;
     slot->unbreakable = loses_result(outer->exact, outer->frame, t) || outer->unbreakable || t->tstate->tracing != 0;
     slot->on_break = NULL;
-    atomic_store_explicit(&slot->exact, row->classes | ITR_IN_EXACT, memory_order_relaxed);
+    atomic_store_explicit(&slot->exacts, atomic_load_explicit(&slot->exacts, memory_order_relaxed) + 1,
+                          memory_order_relaxed);
+    /* release: nudge() in unseen.c looks at what is above. */
+    atomic_store_explicit(&slot->exact, row->classes | ITR_IN_EXACT, memory_order_release);
 }
 
 uint32_t itr_exact_leave(struct itr_thread *t, const struct itr_exact *outer) {
@@ -67,6 +72,11 @@ uint32_t itr_exact_leave(struct itr_thread *t, const struct itr_exact *outer) {
     /* Leaving a "do not inject" state: store it, then load `pending` (DESIGN section 3). Whoever recorded before the
      * store may have looked at the old state and done nothing. (Under a mask it is unmasking that asks.) */
     atomic_store_explicit(&slot->exact, outer->exact, memory_order_seq_cst);
+    if (__builtin_expect(atomic_load_explicit(&slot->nudge, memory_order_seq_cst) != ITR_NUDGE_NONE, 0)) {
+        itr_api->settle(slot); /* no EINTR for what comes next */
+    }
+    t->nudged = slot->nudged != 0;
+    slot->nudged = outer->nudged;
     if (broken == 0 && atomic_load_explicit(&slot->pending, memory_order_seq_cst) != 0 &&
         (t->redirect != NULL || atomic_load_explicit(&slot->mask, memory_order_relaxed) == ITR_MASK_NONE)) {
         itr_api->kick(t->ref);
@@ -93,6 +103,18 @@ bool itr_deliver_here(struct itr_thread *t, bool broken) {
 
 /* ---- results of broken calls
  * ------------------------------------------------------------------------------------------------- */
+
+/* Has the error that is set this number? */
+static bool has_errno(long wanted) {
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyErr_NormalizeException(&type, &value, &traceback);
+    PyObject *number = value == NULL ? NULL : PyObject_GetAttrString(value, "errno");
+    bool answer = number != NULL && PyLong_Check(number) && PyLong_AsLong(number) == wanted;
+    Py_XDECREF(number);
+    PyErr_Restore(type, value, traceback);
+    return answer;
+}
 
 /* The error that a broken park makes CPython raise. Anything else is the call's own and stays. */
 static bool is_our_error(uint32_t classes) {
@@ -167,6 +189,40 @@ static bool is_false_result(const struct itr_row *row, PyObject *result) {
     }
 }
 
+/* Is the socket one that can be connected, and is not? Only what is interrupted leaves nothing behind: an Internet
+ * connect goes on, and CPython waits for it. */
+static bool is_unconnected(PyObject *socket) {
+    struct itr_slot *shielded = itr_shield(); /* a subclass's fileno() */
+    union {
+        struct sockaddr any;
+        struct sockaddr_storage space;
+    } name, peer;
+    socklen_t length = sizeof name;
+    socklen_t peer_length = sizeof peer;
+    int fd = PyObject_AsFileDescriptor(socket);
+    PyErr_Clear();
+    bool answer = fd >= 0 && getsockname(fd, &name.any, &length) == 0 && name.any.sa_family != AF_INET &&
+                  name.any.sa_family != AF_INET6 && getpeername(fd, &peer.any, &peer_length) != 0 && errno == ENOTCONN;
+    itr_unshield(shielded);
+    return answer;
+}
+
+/* What a call says that CPython does not make again after EINTR (lockf, eventfd_read, ...), or makes something of:
+ * pause() returns; a connect to a local socket whose queue is full "has succeeded"; the resolver may fail. Nothing was
+ * done. */
+static bool is_cut_short(const struct itr_row *row, PyObject *self, PyObject *result) {
+    if (result != NULL) {
+        bool succeeded = result == Py_None || (row->kind == ITR_KIND_NUMBER && PyLong_AsLong(result) == 0);
+        return (row->kind == ITR_KIND_NONE && result == Py_None) ||
+               ((row->classes & ITR_CONNECT) != 0 && strcmp(row->module, "_socket") == 0 && succeeded &&
+                is_unconnected(self));
+    }
+    if (PyErr_ExceptionMatches(PyExc_InterruptedError)) {
+        return true;
+    }
+    return (row->classes & ITR_LOOKUP) != 0 && PyErr_ExceptionMatches(PyExc_OSError) && has_errno(EAI_AGAIN);
+}
+
 /* self.connection.close(), or self.close() when it is the connection: libpq sends a farewell, which cannot wait on what
  * was shut down. Keeps the exception that is set. */
 static void spoil(PyObject *self) {
@@ -205,10 +261,11 @@ static PyObject *run(const struct itr_call *c, struct itr_thread *t) {
             itr_tls_leave(&tls);
         }
         uint32_t broken = itr_exact_leave(t, &outer);
-        if (broken == 0) {
+        bool cut_short = t->nudged && is_cut_short(c->row, c->self, result);
+        if (broken == 0 && !cut_short) {
             return result;
         }
-        if (!is_false_result(c->row, result)) {
+        if (!cut_short && !is_false_result(c->row, result)) {
             itr_exact_completed(t);
             return result;
         }

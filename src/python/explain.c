@@ -93,6 +93,18 @@ PyObject *itr_handle_explain(PyObject *self, PyObject *unused) {
                        : t->user_masks[ITR_MASK_BLOCKING] != 0 ? ", masked by deliver_on_blocking()"
                                                                : "";
     if (atomic_load_explicit(&slot->park, memory_order_acquire) == 0) {
+        uint32_t nudges = atomic_load_explicit(&slot->nudges, memory_order_relaxed);
+        bool exact = atomic_load_explicit(&slot->exact, memory_order_relaxed) != 0;
+        if (exact && itr_api->active() == 0) {
+            return PyUnicode_FromFormat("interrupt %llu is pending: thread %lu is in a blocking call of CPython's, and "
+                                        "the calls of libc are not bound (uninstall_patches())%s",
+                                        record->id, t->ident, mask);
+        }
+        if (exact && nudges > 1) { /* the first brings it into the open, if anything does */
+            return PyUnicode_FromFormat("interrupt %llu is pending: thread %lu waits in a call that does not come "
+                                        "through this library, and was woken %lu times in vain%s",
+                                        record->id, t->ident, (unsigned long)nudges, mask);
+        }
         return PyUnicode_FromFormat("interrupt %llu is pending: thread %lu runs Python or C code that does not wait%s",
                                     record->id, t->ident, mask);
     }
