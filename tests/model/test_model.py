@@ -13,6 +13,7 @@ import park_model
 import pytest
 import retract_model
 import trace_model
+import unseen_model
 from checker import LOST, Model, Result, check
 
 STALE = "stale: "
@@ -105,6 +106,18 @@ TRACE = [
     ("end does not stop it", True, True, "the thread has ended, and is traced"),
     ("arms over what is armed", True, False, LOST),
     ("looks into the thread state of the last call", True, False, "looks into a thread state that is gone"),
+]
+UNSEEN = [
+    ("parks without looking", STALE),
+    ("leaves without looking", STALE),
+    ("looks before announcing", STALE),
+    ("does not wait for what has begun", STALE),
+    ("does not wait for the handler", STALE),
+    ("the nudge looks before it begins", STALE),
+    ("the nudge does not look at park", STALE),
+    ("the nudge does not look at exact", STALE),
+    ("the nudge forgets the one before", STALE),
+    ("nobody nudges", LOST),
 ]
 
 
@@ -203,6 +216,15 @@ def test_a_broken_tracing_is_caught(variant: str, repeats: bool, ends: bool, exp
     is_caught(trace_model.build(variant, repeats, ends), expected)
 
 
+def test_unseen() -> None:
+    holds(unseen_model.build())
+
+
+@pytest.mark.parametrize(("variant", "expected"), UNSEEN)
+def test_a_broken_nudge_is_caught(variant: str, expected: str) -> None:
+    is_caught(unseen_model.build(variant), expected)
+
+
 @pytest.mark.parametrize(
     ("shipped", "tried"),
     [
@@ -212,6 +234,7 @@ def test_a_broken_tracing_is_caught(variant: str, repeats: bool, ends: bool, exp
         (ask_model.VARIANTS, ASK),
         (delivery_model.VARIANTS, DELIVERY),
         (trace_model.VARIANTS, TRACE),
+        (unseen_model.VARIANTS, UNSEEN),
     ],
 )
 def test_every_variant_is_tried(shipped: Any, tried: Any) -> None:
