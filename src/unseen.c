@@ -66,7 +66,7 @@ static int64_t cpu_ns(pid_t tid) {
 /* Is the thread in a system call that may be told EINTR? By system calls of our own: these are not to be parks. */
 static bool may_be_ended(pid_t tid, uint32_t classes) {
     char text[256];
-    snprintf(text, sizeof text, "/proc/self/task/%d/syscall", (int)tid);
+    (void)snprintf(text, sizeof text, "/proc/self/task/%d/syscall", (int)tid);
     int fd = (int)syscall(SYS_openat, AT_FDCWD, text, O_RDONLY | O_CLOEXEC);
     ssize_t n = fd < 0 ? -1 : syscall(SYS_read, fd, text, sizeof text - 1);
     if (fd >= 0) {
