@@ -82,6 +82,11 @@ uint32_t itr_exact_leave(struct itr_thread *t, const struct itr_exact *outer);
 /* Something is pending: raise it here, unless a mask or the place forbids it. True: an exception is set. `broken`: the
  * call has waited, and was woken for it; false: it has not begun. */
 bool itr_deliver_here(struct itr_thread *t, bool broken);
+/* What a call that was broken has come back with (NULL: the exception that is set): is it what the broken libc call
+ * made of it, or its own? */
+bool itr_is_false_result(const struct itr_row *row, PyObject *result);
+/* A wake-up ended a wait of the call's that nobody saw: is this all that has come of it? */
+bool itr_is_cut_short(const struct itr_row *row, PyObject *self, PyObject *result);
 /* A call that was broken has its own result after all. The interrupt comes at the next chance, or is taken back. */
 void itr_exact_completed(struct itr_thread *t);
 
