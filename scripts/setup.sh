@@ -2,10 +2,10 @@
 # Install what is missing to build and test: Debian packages (as root, with apt), and the Python tools in .venv.
 # Without root it names the packages instead. Does nothing, quickly, when nothing is missing.
 #
-#   scripts/setup.sh          what "make demo" and "make check" need
-#   scripts/setup.sh --all    and what "make lint", and the checks of CI, need: among it the servers that clients are
+#   scripts/setup.sh          what "make demo" needs
+#   scripts/setup.sh --all    and what "make lint" and "make check" need: among it, as root, the servers that clients are
 #                             tested with, Go and jemalloc. Without them those tests are skipped, so otherwise they are
-#                             only named.
+#                             only named; as is valgrind, which "make check-all" takes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -58,11 +58,11 @@ if [ -n "$all" ]; then
     need clang-format have clang-format
     need clang-tidy have clang-tidy
     need cppcheck have cppcheck
-    need valgrind have valgrind
-    ! have apt-get || need debootstrap have debootstrap
+    # Makes the root of Debian sid, as root only.
+    ! have apt-get || [ "$(id -u)" != 0 ] || need debootstrap have debootstrap
 fi
 
-
+wish valgrind have valgrind
 if have apt-get; then
     wish postgresql compgen -G '/usr/lib/postgresql/*/bin/initdb'
     wish mariadb-server-core have_daemon mariadbd
@@ -77,7 +77,7 @@ if [ ${#wished[@]} -gt 0 ]; then
     if [ -n "$all" ] && [ "$(id -u)" = 0 ]; then
         missing+=("${wished[@]}")
     else
-        echo "setup: some tests (clients of servers, other runtimes) need packages that are not installed, and are skipped without:" >&2
+        echo "setup: some tests (clients of servers, other runtimes, valgrind) need packages that are not installed, and are skipped without:" >&2
         echo "    ${wished[*]}" >&2
     fi
 fi
