@@ -83,9 +83,9 @@ int itr_load_api(void) {
         api->size != sizeof(struct itr_stub_api)) {
         PyErr_Format(
             PyExc_ImportError,
-            "libinterruptible.so has ABI version %u, this _core was built for %u: preload the copy that came with "
-            "this package, or none",
-            (unsigned)api->abi, ITR_ABI_VERSION);
+            "libinterruptible.so has ABI version %u%s, this _core was built for %u: preload the copy that came "
+            "with this package, or none",
+            (unsigned)api->abi, api->abi == ITR_ABI_VERSION ? " of another build" : "", ITR_ABI_VERSION);
         return -1;
     }
     Dl_info shim;
