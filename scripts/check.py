@@ -220,7 +220,8 @@ def closing(steps: Steps, plan: Plan, found: list[outcome.Program], passed: list
     print("check: where the time went:")
     for name, took in steps.took:
         print(f"  {took / 60:7.1f} min  {name}")
-    print(f"  {seconds / 60:7.1f} min  in all, set-up included (two chains of steps run side by side)")
+    how = "" if plan.everything else " (two chains of steps run side by side)"
+    print(f"  {seconds / 60:7.1f} min  in all, set-up included{how}")
     count = {program.name + program.build: program.counts for program in found}
     for program in passed:
         count[program.name + program.build] = Counter({**program.counts, "failed": 0}) + Counter(passed=program.counts["failed"])
